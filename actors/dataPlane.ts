@@ -1,0 +1,36 @@
+/** The hands of those machines that act on the data plane: pool, backendServer, listener, proxyWorker. */
+import type { PoolMode } from '../machines/pool.ts';
+import type { Hands } from './system.ts';
+
+/** Port: the data plane. Its answers come as events, sent to the actor by whoever hears them. */
+export type DataPlanePort = {
+  publish(pool: string, mode: PoolMode, weights: Record<string, number>): void;
+  shutdownSessions(pool: string, server: string): void;
+  openListener(id: string): void;
+  drainListener(id: string): void;
+  closeListener(id: string): void;
+  startWorker(index: number): void;
+  drainWorker(index: number): void;
+};
+
+/** `worker/3` → 3. */
+const indexOf = (worker: string): number => Number(worker.slice(worker.indexOf('/') + 1));
+
+export const dataPlaneHands = (port: DataPlanePort): Record<string, Hands> => ({
+  pool: {
+    publish: ({ pool, mode, weights }: { pool: string; mode: PoolMode; weights: Record<string, number> }) =>
+      port.publish(pool, mode, weights),
+  },
+  backendServer: {
+    shutdownSessions: ({ pool, server }: { pool: string; server: string }) => port.shutdownSessions(pool, server),
+  },
+  listener: {
+    openListener: (_: never, { id }) => port.openListener(id),
+    drainListener: (_: never, { id }) => port.drainListener(id),
+    closeListener: (_: never, { id }) => port.closeListener(id),
+  },
+  proxyWorker: {
+    startWorker: (_: never, { id }) => port.startWorker(indexOf(id)),
+    drainWorker: (_: never, { id }) => port.drainWorker(indexOf(id)),
+  },
+});

@@ -1,0 +1,11 @@
+/** The catalogue: every machine of Understudy by its name, which is also the name in journals. */
+import { backendServer } from './backendServer.ts';
+import { healthChecker } from './healthChecker.ts';
+import { journalKeeper } from './journalKeeper.ts';
+import { listener } from './listener.ts';
+import { pool } from './pool.ts';
+import { proxyWorker } from './proxyWorker.ts';
+
+export const machines = { backendServer, healthChecker, journalKeeper, listener, pool, proxyWorker } as const;
+
+export type MachineName = keyof typeof machines;

@@ -1,0 +1,170 @@
+/**
+ * Which servers of a backend take new traffic, and how much. It hears every change from its servers, decides, and
+ * publishes only what differs from what it published before.
+ *
+ * serving: the primaries work. onBackups: no primary is usable (or fewer than the quorum), backups work.
+ * exhausted: nobody does; the data plane answers 503.
+ */
+import { assign, enqueueActions, setup } from 'xstate';
+import type { Initially } from './backendServer.ts';
+
+export type PoolSettings = {
+  /** All usable backups work together, instead of the first one alone. */
+  allBackups: boolean;
+  /** Usable primaries below which the backups take over. */
+  quorum: number;
+  /** Primaries beyond the quorum that it takes to come back, and below it to leave (keepalived's hysteresis). */
+  hysteresis: number;
+};
+
+export type PoolInput = { name: string; settings: PoolSettings };
+
+export type Member = {
+  weight: number;
+  backup: boolean;
+  checked: boolean;
+  initially: Initially;
+  health: 'up' | 'down' | 'unchecked';
+  admin: 'ready' | 'drain' | 'maintenance';
+  share: number;
+};
+
+export type PoolMode = 'serving' | 'onBackups' | 'exhausted';
+
+export type PoolContext = PoolInput & {
+  members: Readonly<Record<string, Member>>;
+  mode: PoolMode;
+  /** Server → weight × share of those that take new traffic; what the data plane was last told. */
+  weights: Readonly<Record<string, number>>;
+};
+
+type Standing = { server: string; weight: number; backup: boolean; checked: boolean; initially: Initially };
+
+export type PoolEvent =
+  | ({ type: 'server.joined' } & Standing)
+  | ({ type: 'server.settings' } & Standing)
+  | { type: 'server.left'; server: string }
+  | { type: 'server.health'; server: string; health: Member['health'] }
+  | { type: 'server.admin'; server: string; admin: Member['admin'] }
+  | { type: 'server.share'; server: string; share: number }
+  | { type: 'server.weight'; server: string; weight: number }
+  | { type: 'settings.changed'; settings: PoolSettings };
+
+const defaultInput: PoolInput = { name: '', settings: { allBackups: false, quorum: 1, hysteresis: 0 } };
+
+const membersAfter = (members: PoolContext['members'], event: PoolEvent): PoolContext['members'] => {
+  switch (event.type) {
+    case 'settings.changed':
+      return members;
+    case 'server.left': {
+      const { [event.server]: _left, ...rest } = members;
+      return rest;
+    }
+    case 'server.joined':
+    case 'server.settings': {
+      const { type: _type, server, ...standing } = event;
+      const known = members[server] ?? { health: 'unchecked', admin: 'ready', share: 100 };
+      return { ...members, [server]: { ...known, ...standing } };
+    }
+    default: {
+      const { type: _type, server, ...change } = event;
+      const member = members[server];
+      // News of a server that has left: the message was under way when it was removed.
+      return member ? { ...members, [server]: { ...member, ...change } } : members;
+    }
+  }
+};
+
+const decide = (
+  members: PoolContext['members'],
+  settings: PoolSettings,
+  mode: PoolMode,
+): { mode: PoolMode; weights: Record<string, number> } => {
+  const primaries: string[] = [];
+  const backups: string[] = [];
+  const unproven: string[] = [];
+  for (const [name, member] of Object.entries(members)) {
+    if (member.admin !== 'ready' || member.weight === 0 || member.health === 'down') continue;
+    if (member.health === 'unchecked' && member.checked && member.initially !== 'up') {
+      if (member.initially === 'unchecked') unproven.push(name);
+      continue;
+    }
+    (member.backup ? backups : primaries).push(name);
+  }
+  const weigh = (names: string[]) =>
+    Object.fromEntries(names.map((name) => [name, members[name]!.weight * members[name]!.share]));
+  const enoughPrimaries =
+    mode === 'serving'
+      ? primaries.length >= Math.max(1, settings.quorum - settings.hysteresis)
+      : primaries.length >= Math.max(1, settings.quorum + settings.hysteresis);
+  if (enoughPrimaries) return { mode: 'serving', weights: weigh(primaries) };
+  if (backups.length > 0) {
+    return { mode: 'onBackups', weights: weigh(settings.allBackups ? backups : backups.slice(0, 1)) };
+  }
+  // Without backups a few primaries are better than none, and unproven servers better than an error.
+  if (primaries.length > 0) return { mode: 'serving', weights: weigh(primaries) };
+  const unprovenPrimaries = unproven.filter((name) => !members[name]!.backup);
+  if (unprovenPrimaries.length > 0) return { mode: 'serving', weights: weigh(unprovenPrimaries) };
+  if (unproven.length > 0) {
+    return { mode: 'onBackups', weights: weigh(settings.allBackups ? unproven : unproven.slice(0, 1)) };
+  }
+  return { mode: 'exhausted', weights: {} };
+};
+
+const difference = (before: PoolContext['weights'], after: PoolContext['weights']): Record<string, number> => {
+  const changed: Record<string, number> = {};
+  for (const name of Object.keys(before)) if (!(name in after)) changed[name] = 0;
+  for (const [name, weight] of Object.entries(after)) if (before[name] !== weight) changed[name] = weight;
+  return changed;
+};
+
+export const pool = setup({
+  types: { context: {} as PoolContext, events: {} as PoolEvent, input: {} as PoolInput },
+  actions: {
+    /** Effect: give these servers these weights in the data plane; 0 takes no new traffic. */
+    publish: (_, _params: { pool: string; mode: PoolMode; weights: Record<string, number> }) => {},
+  },
+  guards: {
+    isServing: ({ context }) => context.mode === 'serving',
+    isOnBackups: ({ context }) => context.mode === 'onBackups',
+    isExhausted: ({ context }) => context.mode === 'exhausted',
+  },
+}).createMachine({
+  id: 'pool',
+  context: ({ input }) => ({ ...(input ?? defaultInput), members: {}, mode: 'exhausted', weights: {} }),
+  initial: 'exhausted',
+  on: {
+    '*': {
+      actions: enqueueActions(({ context, event, enqueue }) => {
+        const settings = event.type === 'settings.changed' ? event.settings : context.settings;
+        const members = membersAfter(context.members, event);
+        const next = decide(members, settings, context.mode);
+        const changed = difference(context.weights, next.weights);
+        enqueue(assign({ settings, members, ...next }));
+        if (Object.keys(changed).length > 0 || next.mode !== context.mode) {
+          enqueue({ type: 'publish', params: { pool: context.name, mode: next.mode, weights: changed } });
+        }
+      }),
+    },
+  },
+  states: {
+    serving: {
+      always: [
+        { guard: 'isOnBackups', target: 'onBackups' },
+        { guard: 'isExhausted', target: 'exhausted' },
+      ],
+    },
+    onBackups: {
+      always: [
+        { guard: 'isServing', target: 'serving' },
+        { guard: 'isExhausted', target: 'exhausted' },
+      ],
+    },
+    exhausted: {
+      always: [
+        { guard: 'isServing', target: 'serving' },
+        { guard: 'isOnBackups', target: 'onBackups' },
+      ],
+    },
+  },
+});

@@ -1,0 +1,48 @@
+import { performance } from 'node:perf_hooks';
+import type { Clock } from '../actors/clock.ts';
+
+/** Wall time is derived from the monotonic clock until the two differ by this much: then the wall clock was set. */
+const WALL_STEP_US = 2_000;
+/** setTimeout takes 31 bits of milliseconds; longer waits are asked for again on waking. */
+const LONGEST_WAIT_MS = 2 ** 31 - 1;
+
+/** The machine's own clocks. Monotonic time counts from the construction of the clock. */
+export class SystemClock implements Clock {
+  #originMs = performance.now();
+  #wallAtOriginUs = Date.now() * 1000;
+  #timer: NodeJS.Timeout | null = null;
+  #wakeUs: number | null = null;
+
+  wallUs(): number {
+    const monoUs = this.monoUs();
+    const systemUs = Date.now() * 1000;
+    // Date.now() truncates to a millisecond: being ahead of it by less than that is agreement.
+    const aheadUs = this.#wallAtOriginUs + monoUs - systemUs;
+    if (aheadUs < -WALL_STEP_US || aheadUs > 1000 + WALL_STEP_US) this.#wallAtOriginUs = systemUs - monoUs;
+    return this.#wallAtOriginUs + monoUs;
+  }
+
+  monoUs(): number {
+    return Math.floor((performance.now() - this.#originMs) * 1000);
+  }
+
+  wakeAt(monoUs: number | null, wake: () => void): void {
+    // Waking too early is harmless (nothing is due, the next time is asked for): only an earlier deadline needs a new
+    // timer, so a loop that handles thousands of events a second doesn't set thousands of timers.
+    if (monoUs === null || (this.#wakeUs !== null && this.#wakeUs <= monoUs)) return;
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#wakeUs = monoUs;
+    const waitMs = Math.min(LONGEST_WAIT_MS, Math.max(0, Math.ceil((monoUs - this.monoUs()) / 1000)));
+    this.#timer = setTimeout(() => {
+      this.#timer = null;
+      this.#wakeUs = null;
+      wake();
+    }, waitMs);
+  }
+
+  stop(): void {
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#wakeUs = null;
+  }
+}

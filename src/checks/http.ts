@@ -1,0 +1,87 @@
+import { request as httpRequest, STATUS_CODES } from 'node:http';
+import { request as httpsRequest } from 'node:https';
+import type { CheckConfig } from '../config/schema.ts';
+import { formatEndpoint } from '../config/units.ts';
+import { errorText, failed, passed } from './probe.ts';
+import type { Outcome, Probe } from './probe.ts';
+import { tlsOptions } from './tls.ts';
+
+/** What of a body is looked at for `body` and `bodyPattern`. */
+const MAX_BODY_BYTES = 256 * 1024;
+
+/** Layer 7: a request of its own connection, judged by status and, where asked for, by body. */
+export const probeHttp: Probe<Extract<CheckConfig, { type: 'http' | 'https' }>> = (
+  { address },
+  check,
+  timeoutMs,
+  finish,
+) => {
+  const looksAtBody = check.body !== undefined || check.bodyPattern !== undefined;
+  let layer: 'L4' | 'L6' | 'L7' = 'L4';
+  const options = {
+    host: address.host,
+    port: address.port,
+    method: check.method,
+    path: check.path,
+    agent: false as const,
+    headers: {
+      host: check.host ?? formatEndpoint(address),
+      'user-agent': 'understudy-check',
+      connection: 'close',
+      ...check.headers,
+    },
+  };
+  const request =
+    check.type === 'https' ? httpsRequest({ ...options, ...tlsOptions(check, address.host) }) : httpRequest(options);
+  const end = (outcome: Outcome) => {
+    clearTimeout(timer);
+    request.destroy();
+    finish(outcome);
+  };
+  const timer = setTimeout(() => {
+    const what = layer === 'L4' ? 'no connection' : layer === 'L6' ? 'no handshake' : 'no complete answer';
+    end(failed(`${layer}TOUT`, `${what} within ${timeoutMs} ms`));
+  }, timeoutMs);
+  request.once('socket', (socket) => {
+    socket.once('connect', () => (layer = check.type === 'https' ? 'L6' : 'L7'));
+    socket.once('secureConnect', () => (layer = 'L7'));
+  });
+  request.on('error', (error) => {
+    end(failed(layer === 'L4' ? 'L4CON' : `${layer}RSP`, errorText(error)));
+  });
+  request.once('response', (response) => {
+    const status = response.statusCode ?? 0;
+    const statusText = `${status} ${STATUS_CODES[status] ?? ''}`.trim();
+    if (!check.expect.some(([low, high]) => status >= low && status <= high)) {
+      end(failed('L7STS', statusText));
+      return;
+    }
+    if (!looksAtBody) {
+      end(passed('L7OK', statusText));
+      return;
+    }
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    const judge = () => {
+      const body = Buffer.concat(chunks).toString('utf8');
+      const matches =
+        (check.body === undefined || body.includes(check.body)) &&
+        (check.bodyPattern === undefined || new RegExp(check.bodyPattern).test(body));
+      end(
+        matches ? passed('L7OK', statusText) : failed('L7RSP', `${statusText}, but the body is not the expected one`),
+      );
+    };
+    response.on('data', (chunk: Buffer) => {
+      chunks.push(chunk);
+      bytes += chunk.length;
+      if (bytes > MAX_BODY_BYTES) judge();
+    });
+    response.on('end', judge);
+    response.on('error', (error) => end(failed('L7RSP', errorText(error))));
+  });
+  request.end();
+  return () => {
+    clearTimeout(timer);
+    request.destroy();
+  };
+};

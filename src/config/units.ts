@@ -1,0 +1,38 @@
+/** Values with units, as configurations write them. Each returns null for what isn't one. */
+
+const DURATION_MS: Record<string, number> = { us: 0.001, ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const SIZE_BYTES: Record<string, number> = {
+  B: 1,
+  KiB: 1024,
+  MiB: 1024 ** 2,
+  GiB: 1024 ** 3,
+  TiB: 1024 ** 4,
+  kB: 1000,
+  MB: 1000 ** 2,
+  GB: 1000 ** 3,
+};
+
+const withUnit = (text: string, units: Record<string, number>): number | null => {
+  const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)$/.exec(text.trim());
+  const factor = match ? units[match[2]!] : undefined;
+  return match && factor !== undefined ? Number(match[1]) * factor : null;
+};
+
+/** `500ms`, `2s`, `1m`, `30d`; 0 needs no unit. In milliseconds. */
+export const parseDuration = (text: string): number | null => (text.trim() === '0' ? 0 : withUnit(text, DURATION_MS));
+
+/** `16KiB`, `10GiB`. In bytes. */
+export const parseSize = (text: string): number | null => withUnit(text, SIZE_BYTES);
+
+export type Endpoint = { host: string; port: number };
+
+/** `127.0.0.1:80`, `[::1]:80`, `web.internal:80`, and for listening `*:80`. */
+export const parseEndpoint = (text: string): Endpoint | null => {
+  const match = /^(?:\[([0-9a-fA-F:.%\w]+)\]|([^\s:[\]/]+)):(\d{1,5})$/.exec(text.trim());
+  if (!match) return null;
+  const port = Number(match[3]);
+  return port > 65_535 ? null : { host: (match[1] ?? match[2])!, port };
+};
+
+export const formatEndpoint = ({ host, port }: Endpoint): string =>
+  host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;

@@ -1,0 +1,183 @@
+/**
+ * A data-plane worker: listens, serves, and reports. It decides nothing about health: which servers take traffic comes
+ * from the control plane.
+ */
+import assert from 'node:assert/strict';
+import { createServer } from 'node:net';
+import type { Server as NetServer } from 'node:net';
+import { createSecureContext, createServer as createTlsServer } from 'node:tls';
+import { parentPort, workerData } from 'node:worker_threads';
+import { X509Certificate } from 'node:crypto';
+import { codeOf, messageOf } from '../errors.ts';
+import { Backend } from './backend.ts';
+import { Counters } from './counters.ts';
+import type { WorkerMemory } from './counters.ts';
+import { compileRules } from './engine.ts';
+import type { ClientSession, ClientSocket, Engine, Frontend } from './engine.ts';
+import { serveHttp } from './httpEngine.ts';
+import type { FromWorker, ListenerModel, Model, ToWorker } from './model.ts';
+import { serveTcp } from './tcpEngine.ts';
+
+/** Connections that the kernel may hold for us while we are busy; it caps the number at net.core.somaxconn. */
+const BACKLOG = 4096;
+
+const port = parentPort;
+assert(port, 'a proxy worker runs as a worker thread');
+const say = (message: FromWorker) => port.postMessage(message);
+
+const counters = new Counters(workerData as WorkerMemory);
+const backends = new Map<string, Backend>();
+const frontends = new Map<string, Frontend>();
+const engine: Engine = { counters, backend: (name) => backends.get(name) };
+
+type Listener = { model: ListenerModel; server: NetServer; sessions: Set<ClientSession>; drained: boolean };
+const listeners = new Map<string, Listener>();
+
+const configure = (model: Model): void => {
+  for (const backendModel of model.backends) {
+    const known = backends.get(backendModel.name);
+    if (known) {
+      known.configure(backendModel);
+      continue;
+    }
+    const { name } = backendModel;
+    // Chance here only spreads load; nothing that is recorded depends on it.
+    backends.set(name, new Backend(backendModel, counters, Math.random, () => say({ kind: 'freed', pool: name })));
+  }
+  const kept = new Set(model.backends.map(({ name }) => name));
+  for (const [name, backend] of backends) {
+    if (kept.has(name)) continue;
+    for (const server of backend.servers.values()) server.retire();
+    backends.delete(name);
+  }
+  for (const frontend of model.frontends) {
+    frontends.set(frontend.name, { model: frontend, rules: compileRules(frontend.rules) });
+  }
+};
+
+const serve = (listener: Listener, socket: ClientSocket): void => {
+  const { frontend: name } = listener.model;
+  const frontend = frontends.get(name);
+  if (!frontend || counters.gauge(frontend.model.slot, 'active') >= frontend.model.maxConnections) {
+    socket.destroy();
+    return;
+  }
+  const { slot } = frontend.model;
+  counters.change(slot, 'active', 1);
+  counters.add(slot, 'sessions');
+  let session: ClientSession | null = null;
+  let closed = false;
+  const onClosed = () => {
+    if (closed) return;
+    closed = true;
+    counters.change(slot, 'active', -1);
+    if (session) listener.sessions.delete(session);
+    reportDrained(listener);
+  };
+  session =
+    frontend.model.mode === 'http'
+      ? serveHttp(engine, () => frontends.get(name) ?? frontend, socket, onClosed)
+      : serveTcp(engine, frontend, socket, onClosed);
+  if (!closed) listener.sessions.add(session);
+};
+
+const reportDrained = (listener: Listener): void => {
+  if (!listener.drained || listener.sessions.size > 0) return;
+  listeners.delete(listener.model.id);
+  say({ kind: 'listenerDrained', id: listener.model.id });
+};
+
+const listen = (model: ListenerModel): void => {
+  const { id, address } = model;
+  if (listeners.has(id)) {
+    say({ kind: 'listening', id, port: address.port });
+    return;
+  }
+  let server: NetServer;
+  try {
+    server = model.certificates
+      ? tlsServer(model.certificates)
+      : createServer({ allowHalfOpen: true, pauseOnConnect: false });
+  } catch (error) {
+    say({ kind: 'listenFailed', id, code: codeOf(error), message: messageOf(error) });
+    return;
+  }
+  const listener: Listener = { model, server, sessions: new Set(), drained: false };
+  server.on(model.certificates ? 'secureConnection' : 'connection', (socket: ClientSocket) => serve(listener, socket));
+  // A handshake that fails is the client's affair; the socket is closed by Node.
+  server.on('tlsClientError', () => {});
+  server.on('error', (error) => {
+    listeners.delete(id);
+    say({ kind: 'listenFailed', id, code: codeOf(error), message: messageOf(error) });
+  });
+  const host = address.host === '*' ? {} : { host: address.host };
+  server.listen({ port: address.port, ...host, backlog: BACKLOG, reusePort: true }, () => {
+    const bound = server.address();
+    say({ kind: 'listening', id, port: typeof bound === 'object' && bound ? bound.port : address.port });
+  });
+  listeners.set(id, listener);
+};
+
+/** The first certificate serves those who name none, or a name that no certificate has. */
+const tlsServer = (pems: string[]): NetServer => {
+  const certificates = pems.map((pem) => ({
+    names: new X509Certificate(pem),
+    context: createSecureContext({ cert: pem, key: pem }),
+  }));
+  const first = pems[0]!;
+  return createTlsServer({
+    cert: first,
+    key: first,
+    allowHalfOpen: true,
+    ALPNProtocols: ['http/1.1'],
+    SNICallback: (name, done) => done(null, certificates.find(({ names }) => names.checkHost(name))?.context),
+  });
+};
+
+const drainListener = (id: string): void => {
+  const listener = listeners.get(id);
+  if (!listener) {
+    say({ kind: 'listenerDrained', id });
+    return;
+  }
+  listener.drained = true;
+  listener.server.close();
+  for (const session of [...listener.sessions]) session.drain();
+  reportDrained(listener);
+};
+
+const closeListener = (id: string): void => {
+  const listener = listeners.get(id);
+  if (!listener) return;
+  listener.drained = true;
+  listener.server.close();
+  for (const session of [...listener.sessions]) session.destroy();
+  reportDrained(listener);
+};
+
+port.on('message', (message: ToWorker) => {
+  switch (message.kind) {
+    case 'configure':
+      return configure(message.model);
+    case 'weights':
+      return backends.get(message.pool)?.setWeights(message.weights);
+    case 'listen':
+      return listen(message.listener);
+    case 'drainListener':
+      return drainListener(message.id);
+    case 'closeListener':
+      return closeListener(message.id);
+    case 'shutdownSessions':
+      return backends.get(message.pool)?.shutdownSessions(message.server);
+    case 'freed':
+      return backends.get(message.pool)?.wakeWaiters();
+    case 'drain':
+      for (const id of [...listeners.keys()]) drainListener(id);
+      // Everything is told by messages; without the port the thread ends when its last session does.
+      port.close();
+      for (const backend of backends.values()) for (const server of backend.servers.values()) server.retire();
+      return;
+  }
+});
+
+say({ kind: 'ready' });

@@ -1,0 +1,185 @@
+/** The HTTP API of a node. Reading needs a token only where the API is not on loopback; commands need it always. */
+import { randomBytes, timingSafeEqual } from 'node:crypto';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import type { AddressInfo } from 'node:net';
+import Fastify from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { z } from 'zod';
+import type { AnyStateMachine } from 'xstate';
+import { shapeOf } from '../../actors/decide.ts';
+import { machines } from '../../machines/index.ts';
+import { formatEndpoint } from '../config/units.ts';
+import { messageOf, UnderstudyError } from '../errors.ts';
+import { JournalQueries } from '../journal/queries.ts';
+import type { RowFilter } from '../journal/reader.ts';
+import { viewOfEntry } from '../journal/view.ts';
+import type { ReloadResult, UnderstudyNode } from '../node.ts';
+import { parseTime } from '../time.ts';
+import { metricsOf } from './metrics.ts';
+import { problemsOf, stateOfNode } from './state.ts';
+
+/** Records of one answer at the most; who wants more asks from the last seq on. */
+const MAX_RECORDS = 1_000;
+/** What a slow reader of the event stream may have waiting before it is let go. */
+const MAX_STREAM_BYTES = 1024 * 1024;
+/** A comment this often keeps proxies from closing a quiet stream. */
+const KEEP_ALIVE_MS = 15_000;
+
+export type Api = { url: string; tokenFile: string | null; close(): Promise<void> };
+
+export type ApiOptions = {
+  node: UnderstudyNode;
+  /** Reads the configuration file again and applies it. */
+  reload(): Promise<ReloadResult>;
+};
+
+const name = z.string().min(1);
+const commandSchema = z.discriminatedUnion('type', [
+  z.strictObject({ type: z.literal('server.ready'), pool: name, server: name }),
+  z.strictObject({ type: z.literal('server.drain'), pool: name, server: name }),
+  z.strictObject({ type: z.literal('server.maintenance'), pool: name, server: name }),
+  z.strictObject({ type: z.literal('server.weight'), pool: name, server: name, weight: z.int().min(0).max(256) }),
+  z.strictObject({ type: z.literal('reload') }),
+]);
+
+export const startApi = async ({ node, reload }: ApiOptions): Promise<Api> => {
+  const { token, file: tokenFile } = tokenOf(node);
+  const { listen } = node.config.api;
+  const needsTokenToRead = !(listen.host === 'localhost' || listen.host === '::1' || listen.host.startsWith('127.'));
+  const app = Fastify({ logger: false, forceCloseConnections: true });
+  const queries = new JournalQueries(node.journal.path);
+
+  app.setErrorHandler((error, _request, reply) => sendError(reply, error));
+  app.addHook('onRequest', async (request, reply) => {
+    const open = request.method === 'GET' && (!needsTokenToRead || request.url === '/healthz');
+    if (open || hasToken(request, token)) return;
+    await reply.code(401).send({ code: 'TOKEN_NEEDED', message: 'Authorization: Bearer TOKEN is needed' });
+  });
+
+  app.get('/healthz', () => {
+    const problems = problemsOf(node);
+    return { status: problems.length === 0 ? 'ok' : 'degraded', problems };
+  });
+  app.get('/metrics', async (_request, reply) => {
+    const { contentType, text } = await metricsOf(node);
+    return reply.type(contentType).send(text);
+  });
+  app.get('/api/state', () => stateOfNode(node, tokenFile));
+  app.get('/api/machines', () => ({ machines: Object.keys(machines) }));
+  app.get<{ Params: { name: string } }>('/api/machines/:name', (request, reply) => {
+    const machine = (machines as Record<string, AnyStateMachine>)[request.params.name];
+    if (!machine) {
+      const message = `there is no machine ${request.params.name}; there are ${Object.keys(machines).join(', ')}`;
+      return reply.code(404).send({ code: 'NOT_FOUND', message });
+    }
+    return { name: request.params.name, config: JSON.parse(shapeOf(machine)) as unknown };
+  });
+  app.get<{ Querystring: Record<string, string> }>('/api/events', async ({ query }) => {
+    // The runs of who is asked about are written first, so that the answer reaches the present moment.
+    if (query['actor'] !== undefined) node.journal.closeRuns(query['actor']);
+    await node.journal.written();
+    const records = await queries.records(filterOf(query, node.clock.wallUs()));
+    return { records };
+  });
+  app.get<{ Querystring: Record<string, string> }>('/api/events/stream', (request, reply) =>
+    streamEvents(node, request, reply),
+  );
+  app.post('/api/commands', async (request, reply) => {
+    const parsed = commandSchema.safeParse(request.body);
+    if (!parsed.success) {
+      const message = parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ');
+      return reply.code(400).send({ code: 'USAGE', message });
+    }
+    const result = parsed.data.type === 'reload' ? await reload() : await node.command(parsed.data);
+    // Done, but not on disk: 202 says that it has not been made fast.
+    return reply.code(result.recorded ? 200 : 202).send(result);
+  });
+
+  await bind(app, listen);
+  const bound = app.server.address() as AddressInfo;
+  return {
+    url: `http://${formatEndpoint({ host: bound.address, port: bound.port })}`,
+    tokenFile,
+    close: async () => {
+      await app.close();
+      await queries.close();
+    },
+  };
+};
+
+const bind = async (app: FastifyInstance, { host, port }: { host: string; port: number }): Promise<void> => {
+  try {
+    await app.listen({ host: host === '*' ? '::' : host, port });
+  } catch (error) {
+    const inUse = (error as NodeJS.ErrnoException).code === 'EADDRINUSE';
+    throw new UnderstudyError(
+      inUse ? 'ADDRESS_IN_USE' : 'ADDRESS_UNAVAILABLE',
+      `the API can't listen on ${formatEndpoint({ host, port })}: ${inUse ? 'another program listens there' : messageOf(error)}`,
+    );
+  }
+};
+
+/** The configured token, or one of our own making in a file beside the journal that only its owner can read. */
+const tokenOf = (node: UnderstudyNode): { token: string; file: string | null } => {
+  const { token } = node.config.api;
+  if (typeof token === 'string') return { token, file: null };
+  if (token) return { token: readFileSync(token.file, 'utf8').trim(), file: token.file };
+  const file = `${node.journal.path}.token`;
+  if (!existsSync(file)) writeFileSync(file, `${randomBytes(24).toString('base64url')}\n`, { mode: 0o600 });
+  return { token: readFileSync(file, 'utf8').trim(), file };
+};
+
+const hasToken = (request: FastifyRequest, token: string): boolean => {
+  const given = Buffer.from((request.headers.authorization ?? '').replace(/^Bearer /, ''));
+  const expected = Buffer.from(token);
+  return given.length === expected.length && timingSafeEqual(given, expected);
+};
+
+const sendError = (reply: FastifyReply, error: unknown): FastifyReply => {
+  const status = (error as { statusCode?: number }).statusCode;
+  if (error instanceof UnderstudyError) {
+    return reply.code(error.exitStatus === 3 ? 503 : 409).send({ code: error.code, message: error.message });
+  }
+  return reply.code(status ?? 500).send({ code: status ? 'USAGE' : 'INTERNAL', message: messageOf(error) });
+};
+
+const filterOf = (query: Record<string, string>, nowUs: number): RowFilter => {
+  const limit = query['limit'] === undefined ? 100 : Number(query['limit']);
+  if (!Number.isInteger(limit) || limit < 1 || limit > MAX_RECORDS) {
+    throw new UnderstudyError('USAGE', `limit is a whole number from 1 to ${MAX_RECORDS}`);
+  }
+  const time = (key: string) => (query[key] === undefined ? undefined : parseTime(query[key], nowUs));
+  const since = time('from');
+  const until = time('to');
+  return {
+    limit,
+    // Without a beginning the newest are meant; with one, what follows it.
+    newestFirst: since === undefined && query['fromSeq'] === undefined,
+    ...(query['actor'] === undefined ? {} : { actor: query['actor'] }),
+    ...(query['type'] === undefined ? {} : { type: query['type'] }),
+    ...(query['fromSeq'] === undefined ? {} : { fromSeq: Number(query['fromSeq']) }),
+    ...(since === undefined ? {} : { since }),
+    ...(until === undefined ? {} : { until }),
+  };
+};
+
+/** Server-sent events: every change of a state, as it happens. */
+const streamEvents = (node: UnderstudyNode, request: FastifyRequest, reply: FastifyReply): void => {
+  const { actor: wantedActor, type: wantedType } = request.query as { actor?: string; type?: string };
+  reply.hijack();
+  const { raw } = reply;
+  raw.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store', 'x-accel-buffering': 'no' });
+  raw.write(': transitions as they happen\n\n');
+  const stop = node.system.onTransition((actor, entry) => {
+    if (wantedActor !== undefined && actor.id !== wantedActor) return;
+    if (wantedType !== undefined && entry.event.type !== wantedType) return;
+    const view = viewOfEntry(entry, actor.cause);
+    raw.write(`${view.seq === null ? '' : `id: ${view.seq}\n`}event: transition\ndata: ${JSON.stringify(view)}\n\n`);
+    if (raw.writableLength > MAX_STREAM_BYTES) raw.destroy();
+  });
+  const keepAlive = setInterval(() => raw.write(': still here\n\n'), KEEP_ALIVE_MS);
+  raw.on('close', () => {
+    clearInterval(keepAlive);
+    stop();
+  });
+};

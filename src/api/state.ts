@@ -1,0 +1,174 @@
+/** What `GET /api/state` answers and `understudy status` prints. */
+import type { BackendServerContext } from '../../machines/backendServer.ts';
+import { formatEndpoint } from '../config/units.ts';
+import { isoTime } from '../journal/view.ts';
+import { JOURNAL_ACTOR } from '../node.ts';
+import type { UnderstudyNode } from '../node.ts';
+import type { Figures } from '../proxy/counters.ts';
+import { version } from '../version.ts';
+import { frontendSlotName } from '../wiring.ts';
+
+export type ActorView = { id: string; machine: string; state: string; since: string; cause: number | null };
+
+export type ServerView = {
+  pool: string;
+  name: string;
+  address: string;
+  health: string;
+  admin: string;
+  warmth: string;
+  since: string;
+  /** Checks so far in the present doubt, of how many. */
+  progress: { count: number; of: number } | null;
+  weight: number;
+  share: number;
+  backup: boolean;
+  lastCheck: { code: string; message: string; durationMs: number; time: string } | null;
+  traffic: Figures | null;
+};
+
+export type StateView = {
+  node: {
+    name: string;
+    cluster: string;
+    version: string;
+    pid: number;
+    epoch: number;
+    startedAt: string;
+    now: string;
+    /** `degraded`: something asks for an operator, traffic goes on. */
+    status: 'ok' | 'degraded';
+    problems: string[];
+    tokenFile: string | null;
+    latenessMs: { p50: number; p99: number; max: number };
+  };
+  journal: {
+    path: string;
+    state: string;
+    lastSeq: number;
+    writtenSeq: number;
+    unwrittenRecords: number;
+    bytes: number;
+    failure: { code: string; message: string } | null;
+  };
+  frontends: {
+    name: string;
+    mode: string;
+    use: string;
+    listeners: { address: string; state: string; port: number | null }[];
+    traffic: Figures | null;
+  }[];
+  pools: { name: string; state: string; since: string; balance: string; usable: number; servers: ServerView[] }[];
+  actors: ActorView[];
+};
+
+export const stateOfNode = (node: UnderstudyNode, tokenFile: string | null): StateView => {
+  const journal = node.journal.status();
+  const problems = problemsOf(node);
+  return {
+    node: {
+      name: node.config.node,
+      cluster: node.config.cluster,
+      version,
+      pid: process.pid,
+      epoch: journal.epoch,
+      startedAt: isoTime(node.startedUs),
+      now: isoTime(node.clock.wallUs()),
+      status: problems.length === 0 ? 'ok' : 'degraded',
+      problems,
+      tokenFile,
+      latenessMs: {
+        p50: node.lateness.quantileUs(0.5) / 1000,
+        p99: node.lateness.quantileUs(0.99) / 1000,
+        max: node.lateness.maxUs / 1000,
+      },
+    },
+    journal: {
+      path: journal.path,
+      state: node.system.get(JOURNAL_ACTOR)?.state ?? 'writing',
+      lastSeq: journal.lastSeq,
+      writtenSeq: journal.writtenSeq,
+      unwrittenRecords: journal.unwrittenRows,
+      bytes: journal.usedBytes,
+      failure: journal.failure,
+    },
+    frontends: Object.entries(node.config.frontends).map(([name, { mode, use, bind }]) => ({
+      name,
+      mode,
+      use,
+      listeners: bind.map(({ address }) => {
+        const text = formatEndpoint(address);
+        const id = `listener/${name}/${text}`;
+        return { address: text, state: node.system.get(id)?.state ?? 'closed', port: node.ports.get(id) ?? null };
+      }),
+      traffic: node.dataPlane.figures(frontendSlotName(name)),
+    })),
+    pools: poolsOf(node),
+    actors: [...node.system.all()].map(({ id, machine, state, sinceUs, cause }) => ({
+      id,
+      machine,
+      state,
+      since: isoTime(sinceUs),
+      cause: cause.seq,
+    })),
+  };
+};
+
+/** What asks for an operator, in sentences. */
+export const problemsOf = (node: UnderstudyNode): string[] => {
+  const problems: string[] = [];
+  const { failure, unwrittenRows } = node.journal.status();
+  if (failure) {
+    problems.push(
+      `the journal can't be written (${failure.code}: ${failure.message}); ${unwrittenRows} records wait in memory`,
+    );
+  }
+  for (const { id, machine, state } of node.system.all()) {
+    if (machine === 'pool' && state === 'exhausted') problems.push(`${id} has no usable server`);
+    if (machine === 'pool' && state === 'onBackups') problems.push(`${id} runs on its backups`);
+    if (machine === 'listener' && state === 'failed') problems.push(`${id} can't be opened and is tried again`);
+    if (machine === 'proxyWorker' && state === 'crashed') problems.push(`${id} died and is started again`);
+  }
+  return problems;
+};
+
+const poolsOf = (node: UnderstudyNode): StateView['pools'] =>
+  Object.entries(node.config.backends).map(([name, { balance, servers }]) => {
+    const pool = node.system.get(`pool/${name}`);
+    const { weights } = (pool?.context ?? { weights: {} }) as { weights: Record<string, number> };
+    return {
+      name,
+      state: pool?.state ?? 'exhausted',
+      since: isoTime(pool?.sinceUs ?? 0),
+      balance,
+      usable: Object.keys(weights).length,
+      servers: servers.flatMap(({ name: server, address }) => {
+        const actor = node.system.get(`server/${name}/${server}`);
+        if (!actor) return [];
+        const context = actor.context as BackendServerContext;
+        const [health = '', admin = '', warmth = ''] = actor.state.split(',');
+        const probe = node.lastProbes.get(`checker/${name}/${server}`);
+        const limit =
+          health === 'goingDown' ? context.settings.fall : health === 'goingUp' ? context.settings.rise : null;
+        return [
+          {
+            pool: name,
+            name: server,
+            address: formatEndpoint(address),
+            health,
+            admin,
+            warmth,
+            since: isoTime(actor.sinceUs),
+            progress: limit === null ? null : { count: context.count, of: limit },
+            weight: context.weight,
+            share: context.share,
+            backup: context.settings.backup,
+            lastCheck: probe
+              ? { code: probe.code, message: probe.message, durationMs: probe.durationMs, time: isoTime(probe.atUs) }
+              : null,
+            traffic: node.dataPlane.figures(actor.id),
+          },
+        ];
+      }),
+    };
+  });

@@ -1,0 +1,431 @@
+/** One node: the whole wiring. Configuration in, traffic served, everything recorded. */
+import { mkdirSync, readFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import type { Logger } from 'pino';
+import { dataPlaneHands } from '../actors/dataPlane.ts';
+import { healthCheckerHands } from '../actors/healthChecker.ts';
+import { seededRandom } from '../actors/random.ts';
+import { ActorSystem } from '../actors/system.ts';
+import type { ActorState, Cause, Entry } from '../actors/system.ts';
+import { machines } from '../machines/index.ts';
+import { startProbe } from './checks/probe.ts';
+import type { ProbeResult, ProbeTarget } from './checks/probe.ts';
+import { SystemClock } from './clock.ts';
+import type { CheckConfig, Config } from './config/schema.ts';
+import { formatEndpoint } from './config/units.ts';
+import { messageOf, UnderstudyError } from './errors.ts';
+import { hashOf, machineHashes, recordableConfig } from './fingerprint.ts';
+import { Journal } from './journal/journal.ts';
+import { lastServerStates } from './lastStates.ts';
+import type { LastServerState } from './lastStates.ts';
+import { Lateness } from './lateness.ts';
+import { assertBindable } from './net.ts';
+import { DataPlane } from './proxy/dataPlane.ts';
+import type { ListenerModel } from './proxy/model.ts';
+import { version } from './version.ts';
+import { actorsOf, checkerId, listenersOf, modelOf, poolId, serverId } from './wiring.ts';
+import type { ActorSpec } from './wiring.ts';
+
+export const JOURNAL_ACTOR = 'journal';
+
+export type Command =
+  | { type: 'server.ready' | 'server.drain' | 'server.maintenance'; pool: string; server: string }
+  | { type: 'server.weight'; pool: string; server: string; weight: number };
+
+export type CommandResult = {
+  actor: string;
+  before: string;
+  after: string;
+  /** False while the journal can't be written: the command holds, but a restart would forget it. */
+  recorded: boolean;
+};
+
+export type ReloadResult = {
+  added: string[];
+  removed: string[];
+  changed: string[];
+  replaced: string[];
+  /** Changes that take effect only when the node is started again. */
+  needRestart: string[];
+  recorded: boolean;
+};
+
+export type LastProbe = ProbeResult & { atUs: number };
+
+type Checked = { target: ProbeTarget; check: CheckConfig };
+
+/** How long the end of traffic may take beyond the frontends' own drain times, for workers to end. */
+const WORKER_END_MS = 2_000;
+
+export class UnderstudyNode {
+  readonly startedUs: number;
+  readonly clock: SystemClock;
+  readonly system: ActorSystem;
+  readonly journal: Journal;
+  readonly dataPlane: DataPlane;
+  readonly lateness = new Lateness();
+  readonly lastProbes = new Map<string, LastProbe>();
+  /** Ports that the kernel chose for listeners bound to port 0, and all others. */
+  readonly ports = new Map<string, number>();
+  config: Config;
+  #log: Logger;
+  #specs: Map<string, ActorSpec>;
+  #listeners = new Map<string, ListenerModel>();
+  #checked = new Map<string, Checked>();
+  #reloading: Promise<unknown> = Promise.resolve();
+  #stopping = false;
+  #transitionWaiters = new Set<() => void>();
+
+  /**
+   * Starts a node. Everything that can be refused is refused before anything is started.
+   * @throws UnderstudyError ADDRESS_IN_USE, ADDRESS_UNAVAILABLE, JOURNAL_UNWRITABLE, JOURNAL_IN_USE, JOURNAL_TOO_NEW
+   */
+  static async start(config: Config, configText: string, log: Logger): Promise<UnderstudyNode> {
+    for (const [frontend, { bind }] of Object.entries(config.frontends)) {
+      for (const { address } of bind) await assertBindable(`frontend ${frontend}`, address);
+    }
+    const { path } = config.journal;
+    makeFolder(path);
+    let last = new Map<string, LastServerState>();
+    try {
+      last = lastServerStates(path);
+    } catch (error) {
+      // An unusable file is set aside when it is opened; a usable one with an unreadable record goes on. Either way
+      // what operators wanted before is not known any more, and they are told.
+      log.warn(`what operators wanted before this start is not known: ${messageOf(error)}`);
+    }
+    const clock = new SystemClock();
+    const journal = await Journal.open({ path, retention: retentionOf(config), clock });
+    const node = new UnderstudyNode(config, journal, clock, log);
+    node.#begin(configText, last);
+    await node.#listenersSettled();
+    return node;
+  }
+
+  private constructor(config: Config, journal: Journal, clock: SystemClock, log: Logger) {
+    this.config = config;
+    this.journal = journal;
+    this.clock = clock;
+    this.#log = log;
+    this.startedUs = clock.wallUs();
+    this.#specs = new Map(actorsOf(config).map((spec) => [spec.id, spec]));
+    const report = (id: string, event: { type: string } & Record<string, unknown>) => this.system.send(id, event);
+    this.dataPlane = new DataPlane({
+      workerReady: (index) => report(`worker/${index}`, { type: 'worker.ready' }),
+      workerExited: (index, code, message) => report(`worker/${index}`, { type: 'worker.exited', code, message }),
+      listenerOpened: (id, port) => {
+        this.ports.set(id, port);
+        if (this.system.get(id)?.state !== 'open') report(id, { type: 'listener.opened' });
+      },
+      listenerFailed: (id, code, message) => report(id, { type: 'listener.failed', code, message }),
+      listenerDrained: (id) => report(id, { type: 'listener.drained' }),
+    });
+    this.system = new ActorSystem({
+      clock,
+      random: seededRandom(Number(process.hrtime.bigint() & 0xffff_ffffn)),
+      recorder: journal,
+      machines,
+      hands: {
+        healthChecker: healthCheckerHands((checker, timeoutMs, answer) => this.#probe(checker, timeoutMs, answer)),
+        ...dataPlaneHands({
+          publish: (pool, mode, weights) => this.dataPlane.publish(pool, mode, weights),
+          shutdownSessions: (pool, server) => this.dataPlane.shutdownSessions(pool, server),
+          openListener: (id) => this.#openListener(id),
+          drainListener: (id) => this.dataPlane.drainListener(id),
+          closeListener: (id) => this.dataPlane.closeListener(id),
+          startWorker: (index) => this.dataPlane.startWorker(index),
+          drainWorker: (index) => this.dataPlane.drainWorker(index),
+        }),
+      },
+      onFault: ({ actor, during, error }) => log.error({ actor, during, err: error }, 'a fault that must not happen'),
+    });
+    this.system.measureLateness((lateUs) => this.lateness.observe(lateUs));
+    this.system.onTransition((actor, entry) => this.#noticed(actor, entry));
+    journal.attach(this.system, (trouble) => this.system.send(JOURNAL_ACTOR, trouble));
+  }
+
+  async command(command: Command): Promise<CommandResult> {
+    const actor = serverId(command.pool, command.server);
+    const before = this.system.get(actor);
+    if (!before) {
+      const known = [...this.#specs.values()]
+        .filter(({ machine }) => machine === 'backendServer')
+        .map(({ id }) => id.slice(7));
+      throw new UnderstudyError(
+        'NODE_REFUSED',
+        `there is no server ${command.pool}/${command.server}; there are ${known.slice(0, 20).join(', ')}`,
+      );
+    }
+    const { type, pool: _pool, server: _server, ...params } = command;
+    this.system.send(actor, { type: type.replace('server.', 'operator.'), ...params });
+    const recorded = await this.journal.written();
+    return { actor, before: before.state, after: this.system.get(actor)?.state ?? before.state, recorded };
+  }
+
+  /** Applies another configuration; what it doesn't change isn't touched. Reloads wait for each other. */
+  reload(config: Config, configText: string): Promise<ReloadResult> {
+    const result = this.#reloading.then(() => this.#reload(config, configText));
+    // A reload that was refused must not refuse those after it.
+    this.#reloading = result.catch(() => {});
+    return result;
+  }
+
+  /** Ends traffic in order, then everything else. */
+  async stop(): Promise<void> {
+    if (this.#stopping) return;
+    this.#stopping = true;
+    const listeners = this.#idsOf('listener');
+    for (const id of listeners) this.system.send(id, { type: 'listener.drain' });
+    const drainMs = Math.max(0, ...Object.values(this.config.frontends).map(({ drain }) => drain));
+    await this.#until(
+      () => listeners.every((id) => isOneOf(this.system.get(id)?.state, ['closed'])),
+      drainMs + WORKER_END_MS,
+    );
+    const workers = this.#idsOf('proxyWorker');
+    for (const id of workers) this.system.send(id, { type: 'worker.drain' });
+    await this.#until(() => workers.every((id) => isOneOf(this.system.get(id)?.state, ['stopped'])), WORKER_END_MS);
+    await this.dataPlane.terminate();
+    for (const id of this.#idsOf('healthChecker')) this.system.stop(id);
+    this.clock.stop();
+    this.journal.closeRuns();
+    this.journal.note('node.stopped', { reason: 'asked to' });
+    await this.journal.close();
+  }
+
+  addressOf(server: string): string | null {
+    const spec = this.#specs.get(server);
+    return spec?.machine === 'backendServer' ? spec.identity : null;
+  }
+
+  #begin(configText: string, last: Map<string, LastServerState>): void {
+    this.journal.note('node.started', {
+      version,
+      node: this.config.node,
+      cluster: this.config.cluster,
+      config: recordableConfig(this.config),
+      configHash: hashOf(configText),
+      machines: machineHashes(),
+    });
+    this.system.start(JOURNAL_ACTOR, 'journalKeeper', {});
+    if (this.journal.aside) {
+      const { path, message } = this.journal.aside;
+      this.system.send(JOURNAL_ACTOR, { type: 'journal.replaced', aside: path, message } as { type: string });
+    }
+    this.#configureDataPlane();
+    for (const spec of this.#specs.values()) this.#startActor(spec, null, last.get(spec.id));
+  }
+
+  #startActor(spec: ActorSpec, cause: Cause | null, last?: LastServerState): void {
+    const hint = spec.machine === 'backendServer' && last?.health ? { hint: last.health } : {};
+    this.system.start(spec.id, spec.machine, { ...spec.input, ...hint }, cause);
+    if (spec.machine === 'backendServer') this.#restoreIntent(spec.id, last);
+    if (spec.machine === 'listener') this.system.send(spec.id, { type: 'listener.open' }, cause);
+  }
+
+  #restoreIntent(id: string, last: LastServerState | undefined): void {
+    const disabled = this.#disabledServers().has(id);
+    if (last && last.admin !== 'ready') {
+      this.system.send(id, { type: `operator.${last.admin}`, restored: true } as { type: string });
+    } else if (disabled && !last) {
+      this.system.send(id, { type: 'operator.maintenance', configured: true } as { type: string });
+    }
+    if (last?.weight != null) {
+      this.system.send(id, { type: 'operator.weight', weight: last.weight, restored: true } as { type: string });
+    }
+  }
+
+  #disabledServers(): Set<string> {
+    return new Set(
+      Object.entries(this.config.backends).flatMap(([pool, { servers }]) =>
+        servers.filter(({ disabled }) => disabled).map(({ name }) => serverId(pool, name)),
+      ),
+    );
+  }
+
+  #configureDataPlane(): void {
+    this.#listeners = new Map(
+      listenersOf(this.config, (file) => readFileSync(file, 'utf8')).map((listener) => [listener.id, listener]),
+    );
+    this.#checked = new Map(
+      Object.entries(this.config.backends).flatMap(([pool, { check, servers }]) =>
+        check
+          ? servers.map(({ name, address }): [string, Checked] => [
+              checkerId(pool, name),
+              { target: { pool, server: name, address }, check },
+            ])
+          : [],
+      ),
+    );
+    this.dataPlane.configure(modelOf(this.config, (name) => this.dataPlane.slot(name)));
+  }
+
+  #openListener(id: string): void {
+    const listener = this.#listeners.get(id);
+    if (listener) this.dataPlane.openListener(listener);
+  }
+
+  #probe(checker: string, timeoutMs: number, answer: (result: ProbeResult) => void): () => void {
+    const checked = this.#checked.get(checker);
+    if (!checked) throw new Error(`${checker} has nothing to probe`);
+    return startProbe(checked.target, checked.check, timeoutMs, (result) => {
+      this.lastProbes.set(checker, { ...result, atUs: this.clock.wallUs() });
+      answer(result);
+    });
+  }
+
+  async #reload(config: Config, configText: string): Promise<ReloadResult> {
+    for (const [frontend, { bind }] of Object.entries(config.frontends)) {
+      for (const { address } of bind) {
+        const isOurs = [...this.#listeners.values()].some(
+          (listener) => formatEndpoint(listener.address) === formatEndpoint(address),
+        );
+        if (!isOurs) await assertBindable(`frontend ${frontend}`, address);
+      }
+    }
+    const before = this.#specs;
+    const after = new Map(actorsOf(config).map((spec) => [spec.id, spec]));
+    const difference = differenceOf(before, after);
+    const needRestart = restartNeeded(this.config, config);
+    const listenersBefore = this.#listeners;
+    const seq = this.journal.note('node.configured', {
+      config: recordableConfig(config),
+      configHash: hashOf(configText),
+      ...difference,
+    });
+    const cause: Cause = { seq };
+    this.config = { ...config, journal: { ...config.journal, path: this.config.journal.path }, api: this.config.api };
+    this.#specs = after;
+    this.#configureDataPlane();
+    this.journal.setRetention(retentionOf(config));
+    for (const id of [...difference.removed, ...difference.replaced]) this.#removeActor(before.get(id)!, cause);
+    for (const id of [...difference.replaced, ...difference.added]) this.#startActor(after.get(id)!, cause);
+    for (const id of difference.changed) this.system.send(id, changeFor(after.get(id)!), cause);
+    for (const [id, listener] of this.#listeners) {
+      const known = listenersBefore.get(id);
+      if (known && JSON.stringify(known) !== JSON.stringify(listener)) this.dataPlane.openListener(listener);
+    }
+    const recorded = await this.journal.written();
+    return { ...difference, needRestart, recorded };
+  }
+
+  #removeActor(spec: ActorSpec, cause: Cause): void {
+    switch (spec.machine) {
+      case 'backendServer':
+        this.system.send(
+          poolId(spec.input.pool),
+          { type: 'server.left', server: spec.input.name } as { type: string },
+          cause,
+        );
+        this.system.stop(spec.id, cause);
+        return;
+      case 'listener':
+        // It stops when its sessions have ended: see #noticed.
+        this.system.send(spec.id, { type: 'listener.drain' }, cause);
+        return;
+      case 'proxyWorker':
+        this.system.send(spec.id, { type: 'worker.drain' }, cause);
+        return;
+      case 'pool':
+        this.dataPlane.forgetPool(spec.input.name);
+        this.system.stop(spec.id, cause);
+        return;
+      case 'healthChecker':
+        this.lastProbes.delete(spec.id);
+        this.system.stop(spec.id, cause);
+    }
+  }
+
+  #noticed(actor: ActorState, entry: Entry): void {
+    if (actor.machine !== 'healthChecker') {
+      this.#log.info({ actor: actor.id, state: actor.state, event: entry.event.type }, `${actor.id} is ${actor.state}`);
+    }
+    const isOver =
+      (actor.machine === 'listener' && actor.state === 'closed') ||
+      (actor.machine === 'proxyWorker' && actor.state === 'stopped');
+    if (isOver && !this.#specs.has(actor.id)) this.system.stop(actor.id);
+    for (const wake of [...this.#transitionWaiters]) wake();
+  }
+
+  #idsOf(machine: string): string[] {
+    return [...this.system.all()].filter((actor) => actor.machine === machine).map(({ id }) => id);
+  }
+
+  /** Resolves when `condition` holds after some transition, or when the time is up. */
+  #until(condition: () => boolean, timeoutMs: number): Promise<void> {
+    return new Promise((done) => {
+      const finish = () => {
+        this.#transitionWaiters.delete(look);
+        clearTimeout(timer);
+        done();
+      };
+      const look = () => {
+        if (condition()) finish();
+      };
+      const timer = setTimeout(finish, timeoutMs);
+      this.#transitionWaiters.add(look);
+      look();
+    });
+  }
+
+  async #listenersSettled(): Promise<void> {
+    const settled = () =>
+      this.#idsOf('listener').every((id) => isOneOf(this.system.get(id)?.state, ['open', 'failed']));
+    await this.#until(settled, 10_000);
+  }
+}
+
+const isOneOf = (state: string | undefined, states: string[]): boolean => state === undefined || states.includes(state);
+
+const retentionOf = ({ journal }: Config) => ({ keepMs: journal.keep, maxBytes: journal.maxSize });
+
+const makeFolder = (path: string): void => {
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+  } catch (error) {
+    throw new UnderstudyError(
+      'JOURNAL_UNWRITABLE',
+      `the journal's folder ${dirname(path)} can't be made: ${messageOf(error)}`,
+    );
+  }
+};
+
+type Difference = Pick<ReloadResult, 'added' | 'removed' | 'changed' | 'replaced'>;
+
+export const differenceOf = (before: Map<string, ActorSpec>, after: Map<string, ActorSpec>): Difference => {
+  const difference: Difference = { added: [], removed: [], changed: [], replaced: [] };
+  for (const [id, spec] of after) {
+    const known = before.get(id);
+    if (!known) difference.added.push(id);
+    else if (known.identity !== spec.identity) difference.replaced.push(id);
+    else if (JSON.stringify(settingsOf(known)) !== JSON.stringify(settingsOf(spec))) difference.changed.push(id);
+  }
+  for (const id of before.keys()) if (!after.has(id)) difference.removed.push(id);
+  return difference;
+};
+
+/** What of an input a running actor can be told. A checker's start delay and a worker's number aren't. */
+const settingsOf = (spec: ActorSpec): unknown =>
+  spec.machine === 'listener'
+    ? { retryMs: spec.input.retryMs, drainMs: spec.input.drainMs }
+    : spec.machine === 'proxyWorker'
+      ? null
+      : spec.input.settings;
+
+const changeFor = (spec: ActorSpec): { type: string } => {
+  const settings = settingsOf(spec);
+  return (
+    spec.machine === 'listener'
+      ? { type: 'settings.changed', ...(settings as object) }
+      : { type: 'settings.changed', settings }
+  ) as { type: string };
+};
+
+const restartNeeded = (before: Config, after: Config): string[] => {
+  const values: [string, unknown, unknown][] = [
+    ['node', before.node, after.node],
+    ['cluster', before.cluster, after.cluster],
+    ['journal.path', before.journal.path, after.journal.path],
+    ['api', before.api, after.api],
+  ];
+  return values.filter(([, old, now]) => JSON.stringify(old) !== JSON.stringify(now)).map(([key]) => key);
+};

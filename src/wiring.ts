@@ -1,0 +1,155 @@
+/** From a configuration to the actors that it asks for, and to what the data plane has to know. Pure. */
+import picomatch from 'picomatch';
+import { phaseOf } from '../actors/random.ts';
+import type { BackendServerInput, ServerSettings } from '../machines/backendServer.ts';
+import type { CheckerSettings, HealthCheckerInput } from '../machines/healthChecker.ts';
+import type { ListenerInput } from '../machines/listener.ts';
+import type { PoolInput } from '../machines/pool.ts';
+import type { ProxyWorkerInput } from '../machines/proxyWorker.ts';
+import type { BackendConfig, CheckConfig, Config, FrontendConfig, ServerConfig } from './config/schema.ts';
+import { formatEndpoint } from './config/units.ts';
+import type { Endpoint } from './config/units.ts';
+import type { BackendModel, FrontendModel, ListenerModel, Model } from './proxy/model.ts';
+
+/** `identity`: when it changes, a reload replaces the actor; when only `input` does, it tells the actor. */
+export type ActorSpec = { id: string; identity: string } & (
+  | { machine: 'pool'; input: PoolInput }
+  | { machine: 'backendServer'; input: BackendServerInput }
+  | { machine: 'healthChecker'; input: HealthCheckerInput }
+  | { machine: 'listener'; input: ListenerInput }
+  | { machine: 'proxyWorker'; input: ProxyWorkerInput }
+);
+
+/** Spread of the first checks: 5,000 a second at most, so that 10,000 servers don't connect in one turn of the loop. */
+const FIRST_CHECK_EVERY_MS = 0.2;
+/** A listener that failed tries again this often. */
+const LISTENER_RETRY_MS = 1_000;
+
+export const serverId = (pool: string, server: string) => `server/${pool}/${server}`;
+export const checkerId = (pool: string, server: string) => `checker/${pool}/${server}`;
+export const poolId = (pool: string) => `pool/${pool}`;
+export const listenerId = (frontend: string, address: Endpoint) => `listener/${frontend}/${formatEndpoint(address)}`;
+export const workerId = (index: number) => `worker/${index}`;
+export const frontendSlotName = (frontend: string) => `frontend/${frontend}`;
+
+/** In the order in which they are to start: whoever is told something is there before whoever tells. */
+export const actorsOf = (config: Config): ActorSpec[] => {
+  const specs: ActorSpec[] = [];
+  let checkers = 0;
+  for (const [pool, backend] of Object.entries(config.backends)) {
+    const settings = { allBackups: backend.allBackups, quorum: backend.quorum, hysteresis: backend.hysteresis };
+    specs.push({ id: poolId(pool), identity: '', machine: 'pool', input: { name: pool, settings } });
+    for (const server of backend.servers) {
+      specs.push({
+        id: serverId(pool, server.name),
+        identity: formatEndpoint(server.address),
+        machine: 'backendServer',
+        input: { pool, name: server.name, settings: serverSettings(backend, server) },
+      });
+      if (!backend.check) continue;
+      specs.push({
+        id: checkerId(pool, server.name),
+        identity: formatEndpoint(server.address),
+        machine: 'healthChecker',
+        input: {
+          pool,
+          server: server.name,
+          settings: checkerSettings(backend.check),
+          startDelayMs: Math.min(checkers++ * FIRST_CHECK_EVERY_MS, backend.check.interval),
+          phase: phaseOf(`${config.node}/${pool}/${server.name}`),
+        },
+      });
+    }
+  }
+  for (const [frontend, { bind, drain }] of Object.entries(config.frontends)) {
+    for (const { address, tls } of bind) {
+      specs.push({
+        id: listenerId(frontend, address),
+        identity: JSON.stringify(tls ?? null),
+        machine: 'listener',
+        input: { frontend, address: formatEndpoint(address), retryMs: LISTENER_RETRY_MS, drainMs: drain },
+      });
+    }
+  }
+  for (let index = 0; index < config.workers; index++) {
+    specs.push({ id: workerId(index), identity: '', machine: 'proxyWorker', input: { index } });
+  }
+  return specs;
+};
+
+const serverSettings = (backend: BackendConfig, server: ServerConfig): ServerSettings => ({
+  rise: backend.check ? backend.check.rise : 1,
+  fall: backend.check ? backend.check.fall : 1,
+  checked: backend.check !== false,
+  initially: backend.initially,
+  weight: server.weight,
+  backup: server.backup,
+  slowStartMs: backend.slowStart,
+  shutdownSessions: backend.onMarkedDown === 'shutdownSessions',
+});
+
+const checkerSettings = (check: CheckConfig): CheckerSettings => ({
+  intervalMs: check.interval,
+  fastIntervalMs: check.fastInterval ?? check.interval,
+  downIntervalMs: check.downInterval ?? check.interval,
+  timeoutMs: check.timeout,
+  jitter: check.jitter,
+});
+
+export const modelOf = (config: Config, slot: (name: string) => number): Model => ({
+  frontends: Object.entries(config.frontends).map(([name, frontend]) => frontendModel(name, frontend, slot)),
+  backends: Object.entries(config.backends).map(([name, backend]) => backendModel(name, backend, slot)),
+});
+
+const frontendModel = (name: string, frontend: FrontendConfig, slot: (name: string) => number): FrontendModel => ({
+  name,
+  mode: frontend.mode,
+  slot: slot(frontendSlotName(name)),
+  rules: frontend.rules.map(({ when, use }) => ({
+    host: when.host ? hostPattern(when.host) : null,
+    path: when.path ? pathPattern(when.path) : null,
+    use,
+  })),
+  use: frontend.use,
+  maxConnections: frontend.maxConnections,
+  timeouts: frontend.timeouts,
+});
+
+const backendModel = (name: string, backend: BackendConfig, slot: (name: string) => number): BackendModel => ({
+  name,
+  balance: backend.balance,
+  retries: backend.retries,
+  timeouts: backend.timeouts,
+  servers: backend.servers.map((server) => ({
+    name: server.name,
+    address: server.address,
+    slot: slot(serverId(name, server.name)),
+    maxConnections: server.maxConnections,
+  })),
+});
+
+/** `*.example.com` stands for any name below; the engine gives hosts in lower case. */
+const hostPattern = (hosts: string[]): string =>
+  hosts
+    .map((host) =>
+      host
+        .toLowerCase()
+        .replaceAll(/[.+?^${}()|[\]\\]/g, '\\$&')
+        .replaceAll('*', '[^/:]+'),
+    )
+    .map((host) => `^${host}$`)
+    .join('|');
+
+const pathPattern = (paths: string[]): string =>
+  paths.map((path) => picomatch.makeRe(path, { dot: true, nobrace: true, noext: true }).source).join('|');
+
+/** `readFile` gives the PEM text of a certificate. */
+export const listenersOf = (config: Config, readFile: (file: string) => string): ListenerModel[] =>
+  Object.entries(config.frontends).flatMap(([frontend, { bind }]) =>
+    bind.map(({ address, tls }) => ({
+      id: listenerId(frontend, address),
+      frontend,
+      address,
+      certificates: tls ? tls.certificates.map(readFile) : null,
+    })),
+  );

@@ -1,0 +1,383 @@
+/**
+ * Why an actor is in its state: the chain of events that led to it, in sentences for whoever is on call at 3 a.m. A
+ * chain begins where the actor last was in a settled state.
+ */
+import { ACTOR_STARTED } from '../../actors/system.ts';
+import type { JournalReader } from '../journal/reader.ts';
+import { decodedSteps } from '../journal/reader.ts';
+import type { Step } from '../journal/record.ts';
+import { UnderstudyError } from '../errors.ts';
+import { formatClock, formatDateTime, formatSpan } from '../time.ts';
+
+export type Explanation = {
+  actor: string;
+  state: string;
+  sinceUs: number;
+  atUs: number;
+  headline: string;
+  /** One a line, oldest first; `seq` is the record that says so. */
+  sentences: { timeUs: number; seq: number; text: string }[];
+  /** What has been seen since, and what it did to others. */
+  remarks: string[];
+};
+
+type Seen = { step: Step; before: string | null };
+
+/** Records after a transition among which its consequences are looked for. */
+const CONSEQUENCE_WINDOW = 200;
+
+/** @throws UnderstudyError RECORD_NOT_FOUND, RECORD_UNREADABLE */
+export const explain = (reader: JournalReader, actor: string, atUs?: number): Explanation => {
+  const seen = seenBy(reader, actor, atUs);
+  const config = configAt(reader, atUs);
+  if (seen.length === 0) {
+    const known = [...new Set([...reader.rows({ type: ACTOR_STARTED })].map((row) => row.actor))];
+    const shown = known.filter((id) => !id.startsWith('checker/')).slice(0, 20);
+    throw new UnderstudyError(
+      'RECORD_NOT_FOUND',
+      `the journal has no actor ${actor}${atUs === undefined ? '' : ` before ${formatDateTime(atUs)}`}; it has ${shown.join(', ') || 'none'}`,
+    );
+  }
+  const until = atUs ?? reader.lastTimeUs();
+  const last = seen.at(-1)!;
+  const kind = actor.slice(0, actor.includes('/') ? actor.indexOf('/') : undefined);
+  if (kind === 'server') return explainServer(reader, actor, seen, until, config);
+  const changes = seen.filter(({ step, before }) => before !== step.state);
+  const chain = changes.slice(-GENERIC_CHAIN);
+  const newest = chain.at(-1) ?? last;
+  return {
+    actor,
+    state: newest.step.state,
+    sinceUs: newest.step.wallUs,
+    atUs: until,
+    headline: `${nameOf(actor)} is ${newest.step.state} since ${formatDateTime(newest.step.wallUs)} (${formatSpan(until - newest.step.wallUs)}).`,
+    sentences: chain.map(({ step, before }) => ({
+      timeUs: step.wallUs,
+      seq: step.seq,
+      text: kind === 'pool' ? poolSentence(step, before) : genericSentence(step, before),
+    })),
+    remarks: causeRemarks(reader, newest.step),
+  };
+};
+
+/** The actor's own events in order, each with the state before it: the recorded one, nothing is decided anew. */
+const seenBy = (reader: JournalReader, actor: string, atUs: number | undefined): Seen[] => {
+  const seen: Seen[] = [];
+  let before: string | null = null;
+  for (const step of reader.steps({ actor })) {
+    if (atUs !== undefined && step.wallUs > atUs) break;
+    seen.push({ step, before: step.event.type === ACTOR_STARTED ? null : before });
+    before = step.state;
+  }
+  return seen;
+};
+
+const configAt = (reader: JournalReader, atUs: number | undefined): Record<string, unknown> => {
+  for (const row of reader.rows({ actor: 'node', newestFirst: true, ...(atUs === undefined ? {} : { until: atUs }) })) {
+    if (row.type !== 'node.started' && row.type !== 'node.configured') continue;
+    return (decodedSteps(row)[0]!.event['config'] ?? {}) as Record<string, unknown>;
+  }
+  return {};
+};
+
+/** Changes of state shown for actors that have no longer chains of their own. */
+const GENERIC_CHAIN = 8;
+
+const nameOf = (actor: string): string => {
+  const [kind, ...rest] = actor.split('/');
+  const names: Record<string, string> = {
+    server: 'Server',
+    pool: 'Pool',
+    checker: 'The checker of',
+    listener: 'Listener',
+    worker: 'Worker',
+    journal: 'The journal',
+  };
+  return `${names[kind ?? ''] ?? kind} ${rest.join('/')}`.trim();
+};
+
+type ServerState = { health: string; admin: string; warmth: string };
+
+const partsOf = (state: string): ServerState => {
+  const [health = '', admin = '', warmth = ''] = state.split(',');
+  return { health, admin, warmth };
+};
+
+const isSettled = (health: string): boolean => health === 'up' || health === 'down' || health === 'unchecked';
+
+const explainServer = (
+  reader: JournalReader,
+  actor: string,
+  seen: Seen[],
+  atUs: number,
+  config: Record<string, unknown>,
+): Explanation => {
+  const [, pool = '', server = ''] = actor.split('/');
+  const changes = seen.filter(({ step, before }) => before !== step.state || isCount(step, before));
+  const lastChange = changes.at(-1) ?? seen.at(-1)!;
+  const now = partsOf(lastChange.step.state);
+  const chain = chainOf(changes);
+  const address = addressOf(config, pool, server);
+  const { fall, rise } = thresholdsOf(seen);
+  const sentences: Explanation['sentences'] = [];
+  const start = chain[0]!;
+  const settledBefore = start.before === null ? null : partsOf(start.before);
+  if (settledBefore) {
+    const steady = steadyBefore(seen, start);
+    const since = seen.findLast(
+      ({ step, before }) =>
+        step.wallUs <= start.step.wallUs &&
+        step !== start.step &&
+        partsOf(step.state).health === settledBefore.health &&
+        (before === null || partsOf(before).health !== settledBefore.health),
+    );
+    if (since) {
+      const checks =
+        steady === 0
+          ? ''
+          : `, with ${steady} ${steady === 1 ? 'check' : 'checks'} ${settledBefore.health === 'down' ? 'failed' : 'passed'} in a row before this`;
+      sentences.push({
+        timeUs: since.step.wallUs,
+        seq: since.step.seq,
+        text: `It was ${word(settledBefore.health)} from here on${checks}.`,
+      });
+    }
+  }
+  let count = 0;
+  for (const { step, before } of chain) {
+    const from = before === null ? null : partsOf(before);
+    const to = partsOf(step.state);
+    if (isSettled(from?.health ?? 'up')) count = 0;
+    if (step.event.type.startsWith('check.')) count++;
+    sentences.push({
+      timeUs: step.wallUs,
+      seq: step.seq,
+      text: serverSentence(step, from, to, count, { fall, rise, address }),
+    });
+    for (const text of consequences(reader, step)) sentences.push({ timeUs: step.wallUs, seq: step.seq, text });
+  }
+  return {
+    actor,
+    state: lastChange.step.state,
+    sinceUs: lastChange.step.wallUs,
+    atUs,
+    headline: `Server ${pool}/${server} (${address}) is ${describe(now)} since ${formatDateTime(lastChange.step.wallUs)} (${formatSpan(atUs - lastChange.step.wallUs)}).`,
+    sentences,
+    remarks: sinceThen(seen, lastChange, atUs),
+  };
+};
+
+/** Going down 1 of 3, 2 of 3: the state keeps its name but the count moves. */
+const isCount = (step: Step, before: string | null): boolean => {
+  if (before === null) return true;
+  const { health } = partsOf(step.state);
+  return (
+    (health === 'goingDown' && step.event.type === 'check.failed') ||
+    (health === 'goingUp' && step.event.type === 'check.passed')
+  );
+};
+
+/** Back from the present to where it left the last settled state of health, and what operators did in between. */
+const chainOf = (changes: Seen[]): Seen[] => {
+  let begin = changes.length - 1;
+  // Slow start and operators' steps don't explain health: go back to the last change of health first.
+  while (begin > 0 && !changesHealth(changes[begin]!)) begin--;
+  while (begin > 0) {
+    const { before } = changes[begin]!;
+    if (before === null || isSettled(partsOf(before).health)) break;
+    begin--;
+  }
+  return changes.slice(Math.max(0, begin));
+};
+
+const changesHealth = ({ step, before }: Seen): boolean =>
+  before === null || partsOf(before).health !== partsOf(step.state).health || isCount(step, before);
+
+const steadyBefore = (seen: Seen[], start: Seen): number => {
+  let count = 0;
+  for (let index = seen.indexOf(start) - 1; index >= 0; index--) {
+    const { step, before } = seen[index]!;
+    if (!step.event.type.startsWith('check.') || before === null) break;
+    count++;
+    if (before !== step.state) break;
+  }
+  return count;
+};
+
+const thresholdsOf = (seen: Seen[]): { fall: number; rise: number } => {
+  for (const { step } of seen.toReversed()) {
+    const input = step.event['input'] as { settings?: { fall: number; rise: number } } | undefined;
+    const settings = (step.event['settings'] as { fall: number; rise: number } | undefined) ?? input?.settings;
+    if (settings) return { fall: settings.fall, rise: settings.rise };
+  }
+  return { fall: 0, rise: 0 };
+};
+
+const addressOf = (config: Record<string, unknown>, pool: string, server: string): string => {
+  type Endpoint = { host: string; port: number };
+  const backends = config['backends'] as Record<string, { servers: { name: string; address: Endpoint }[] }> | undefined;
+  const address = backends?.[pool]?.servers.find(({ name }) => name === server)?.address;
+  return address ? `${address.host}:${address.port}` : 'address not known';
+};
+
+const WORDS: Record<string, string> = {
+  up: 'UP',
+  down: 'DOWN',
+  goingDown: 'UP, but going down',
+  goingUp: 'DOWN, but going up',
+  unchecked: 'not checked yet',
+};
+const word = (health: string): string => WORDS[health] ?? health;
+
+const describe = ({ health, admin, warmth }: ServerState): string => {
+  const parts = [word(health)];
+  if (admin === 'drain') parts.push('drained by an operator');
+  if (admin === 'maintenance') parts.splice(0, 1, 'in MAINTENANCE');
+  if (warmth === 'warming') parts.push('in slow start');
+  return parts.join(', ');
+};
+
+const checkText = (step: Step): string => {
+  const { code, message, durationMs } = step.event as unknown as { code: string; message: string; durationMs: number };
+  const detail = message === '' ? code : `${message} (${code})`;
+  return `${detail} after ${durationMs} ms`;
+};
+
+const serverSentence = (
+  step: Step,
+  from: ServerState | null,
+  to: ServerState,
+  count: number,
+  known: { fall: number; rise: number; address: string },
+): string => {
+  const { event } = step;
+  switch (event.type) {
+    case 'actor.started': {
+      const hint = (event['input'] as { hint?: string } | undefined)?.hint;
+      return `The node started with it${hint === undefined ? '' : `; it had been ${hint.toUpperCase()} when the node last ran`}. Its first check runs at once.`;
+    }
+    case 'check.failed': {
+      const text = `Check failed: ${checkText(step)}.`;
+      if (to.health === 'down') {
+        if (from?.health === 'unchecked') return `${text} It was the first check, which decides alone: marked DOWN.`;
+        if (from?.health === 'goingUp') return `${text} It had begun to come back; DOWN again.`;
+        return `${text} Failure ${count} of ${known.fall}: marked DOWN.`;
+      }
+      return `${text} Failure ${count} of the ${known.fall} in a row that mark it down; checked more often from now.`;
+    }
+    case 'check.passed': {
+      const text = `Check passed: ${checkText(step)}.`;
+      if (to.health === 'up') {
+        if (from?.health === 'unchecked') return `${text} It was the first check, which decides alone: UP.`;
+        if (from?.health === 'goingDown') return `${text} The failures before it are forgotten: UP.`;
+        return `${text} Success ${count} of ${known.rise}: back UP${to.warmth === 'warming' ? ', with its weight growing slowly' : ''}.`;
+      }
+      return `${text} Success ${count} of the ${known.rise} in a row that bring it back.`;
+    }
+    case 'operator.drain':
+      return `${operator(event)} to drain: it takes no new traffic, what it has goes on.`;
+    case 'operator.maintenance':
+      return `${operator(event)} to maintenance: no traffic and no checks.`;
+    case 'operator.ready':
+      return from?.admin === 'maintenance'
+        ? `${operator(event)} to ready: checks begin again.`
+        : `${operator(event)} to ready.`;
+    case 'operator.weight':
+      return `${operator(event)} to weight ${String(event['weight'])}.`;
+    case 'settings.changed':
+      return 'A reload changed its settings.';
+    default:
+      if (event.type.startsWith('xstate.after.slowStartStep')) {
+        return to.warmth === 'warm'
+          ? 'Slow start ended: it carries its full weight.'
+          : 'Slow start: its weight grew a step.';
+      }
+      return genericSentence(step, null);
+  }
+};
+
+const operator = (event: Record<string, unknown>): string =>
+  event['restored'] === true
+    ? 'As an operator had wanted before the node started again, it was set'
+    : event['configured'] === true
+      ? 'The configuration set it'
+      : 'An operator set it';
+
+/** What the pool did because of this. */
+const consequences = (reader: JournalReader, cause: Step): string[] => {
+  const texts: string[] = [];
+  for (const row of reader.rows({
+    fromSeq: cause.seq + 1,
+    throughSeq: cause.seq + CONSEQUENCE_WINDOW,
+    actor: 'pool/*',
+  })) {
+    if (row.cause !== cause.seq) continue;
+    for (const step of decodedSteps(row)) {
+      const text = publishText(step);
+      if (text !== null) texts.push(`→ ${text}`);
+    }
+  }
+  return texts;
+};
+
+const publishText = (step: Step): string | null => {
+  const publish = step.effects.find(({ type }) => type === 'publish');
+  if (!publish) return null;
+  const { pool, mode, weights } = publish.params as { pool: string; mode: string; weights: Record<string, number> };
+  const out = Object.keys(weights).filter((name) => weights[name] === 0);
+  const into = Object.keys(weights).filter((name) => weights[name]! > 0);
+  const parts = [
+    ...(out.length > 0 ? [`${out.join(', ')} ${out.length === 1 ? 'takes' : 'take'} no new traffic`] : []),
+    ...(into.length > 0 ? [`${into.join(', ')} ${into.length === 1 ? 'takes' : 'take'} traffic`] : []),
+  ];
+  const modes: Record<string, string> = {
+    serving: '',
+    onBackups: ' It runs on its backups.',
+    exhausted: ' No server is left: clients get 503.',
+  };
+  return `Pool ${pool}: ${parts.join('; ') || 'nothing changes'}.${modes[mode] ?? ''}`;
+};
+
+const poolSentence = (step: Step, before: string | null): string => {
+  const { event } = step;
+  const server = typeof event['server'] === 'string' ? event['server'] : '';
+  const what: Record<string, string> = {
+    'server.joined': `${server} joined`,
+    'server.left': `${server} was removed`,
+    'server.health': `${server} became ${String(event['health'])}`,
+    'server.admin': `${server} was set to ${String(event['admin'])}`,
+    'server.weight': `${server} got weight ${String(event['weight'])}`,
+    'server.share': `${server} carries ${String(event['share'])} % of its weight`,
+  };
+  const cause = what[event.type] ?? event.type;
+  const publish = publishText(step);
+  return `${cause}: ${before === null ? 'it started' : `${before} → ${step.state}`}.${publish === null ? '' : ` ${publish}`}`;
+};
+
+const genericSentence = (step: Step, before: string | null): string => {
+  const { type, input: _input, machine: _machine, ...payload } = step.event;
+  const details = Object.entries(payload)
+    .filter(([, value]) => typeof value !== 'object')
+    .map(([key, value]) => `${key} ${String(value)}`)
+    .join(', ');
+  const name = type.startsWith('xstate.after.') ? `after ${type.split('.')[2]}` : type;
+  return `${name}${details === '' ? '' : ` (${details})`}: ${before === null ? step.state : `${before} → ${step.state}`}.`;
+};
+
+const causeRemarks = (reader: JournalReader, step: Step): string[] => {
+  if (step.cause === null) return [];
+  const row = reader.row(step.cause);
+  if (!row) return [];
+  return [`Cause: record ${row.seq}, ${row.actor} ${row.type} at ${formatClock(row.time)}.`];
+};
+
+const sinceThen = (seen: Seen[], lastChange: Seen, atUs: number): string[] => {
+  const later = seen.slice(seen.indexOf(lastChange) + 1).filter(({ step }) => step.event.type.startsWith('check.'));
+  const newest = later.at(-1);
+  if (!newest) return [];
+  const verb = newest.step.event.type === 'check.passed' ? 'passed' : 'failed';
+  const times = later.length === 1 ? 'check' : 'checks';
+  return [
+    `Since then ${later.length} more ${times} ${verb}, the last ${formatSpan(atUs - newest.step.wallUs)} before ${formatClock(atUs)}: ${checkText(newest.step)}.`,
+  ];
+};

@@ -1,0 +1,31 @@
+import { JournalReader } from '../journal/reader.ts';
+import { formatClock, parseTime } from '../time.ts';
+import { explain } from '../worlds/explain.ts';
+import type { Explanation } from '../worlds/explain.ts';
+import { NodeClient } from './client.ts';
+import type { ClientOptions } from './client.ts';
+import { journalPath } from './journalPath.ts';
+import { bold, dim, print, printJson } from './output.ts';
+
+type Options = ClientOptions & { at?: string; json?: boolean };
+
+export const explainCommand = async (actor: string, journal: string | undefined, options: Options): Promise<void> => {
+  // A running node writes open runs of this actor first, so that the answer reaches up to now.
+  if (journal === undefined) await new NodeClient(options).flush(actor);
+  const reader = new JournalReader(await journalPath(journal, options));
+  const atUs = options.at === undefined ? undefined : parseTime(options.at, Date.now() * 1000);
+  const explanation = explain(reader, actor, atUs ?? (journal === undefined ? Date.now() * 1000 : undefined));
+  reader.close();
+  if (options.json === true) printJson(explanation);
+  else print(formatExplanation(explanation));
+};
+
+export const formatExplanation = ({ headline, sentences, remarks }: Explanation): string =>
+  [
+    bold(headline),
+    '',
+    ...sentences.map(({ timeUs, seq, text }) =>
+      text.startsWith('→') ? `${' '.repeat(12)}    ${text}` : `${formatClock(timeUs)}    ${text}${dim(`  [${seq}]`)}`,
+    ),
+    ...(remarks.length > 0 ? ['', ...remarks] : []),
+  ].join('\n');

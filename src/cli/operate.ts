@@ -1,0 +1,54 @@
+import { UnderstudyError } from '../errors.ts';
+import type { CommandResult, ReloadResult } from '../node.ts';
+import { NodeClient } from './client.ts';
+import type { ClientOptions } from './client.ts';
+import { print, printJson, warn } from './output.ts';
+
+type Options = ClientOptions & { json?: boolean };
+
+/** One command for one server. It is acknowledged when it is on disk; if the disk refuses it, exit status 3 says so. */
+export const operate = async (
+  type: string,
+  target: string,
+  options: Options,
+  params: Record<string, unknown> = {},
+): Promise<void> => {
+  const match = /^([^/]+)\/([^/]+)$/.exec(target);
+  if (!match)
+    throw new UnderstudyError('USAGE', `${JSON.stringify(target)} is not a server; allowed are forms like web/web1`);
+  const [, pool, server] = match;
+  const result = (await new NodeClient(options).command({ type, pool, server, ...params })) as CommandResult;
+  if (options.json === true) printJson(result);
+  else {
+    const change = result.before === result.after ? `is ${result.after}` : `${result.before} → ${result.after}`;
+    print(`${result.actor}: ${change}`);
+    if (type === 'server.drain' && result.after.includes('maintenance')) {
+      print('It is in maintenance, which stands over drain; `server ready` ends it.');
+    }
+  }
+  notRecorded(result.recorded);
+};
+
+export const reloadCommand = async (options: Options): Promise<void> => {
+  const result = (await new NodeClient(options).command({ type: 'reload' })) as ReloadResult;
+  if (options.json === true) printJson(result);
+  else print(describe(result));
+  notRecorded(result.recorded);
+};
+
+const describe = ({ added, removed, changed, replaced, needRestart }: ReloadResult): string => {
+  const lines = [
+    ...added.map((id) => `+ ${id}`),
+    ...removed.map((id) => `- ${id}`),
+    ...replaced.map((id) => `± ${id} (replaced)`),
+    ...changed.map((id) => `~ ${id}`),
+    ...needRestart.map((key) => `! ${key} takes effect at the next start`),
+  ];
+  return lines.length === 0 ? 'reloaded; no actor changed' : `reloaded\n${lines.join('\n')}`;
+};
+
+const notRecorded = (recorded: boolean): void => {
+  if (recorded) return;
+  warn('understudy: done, but not on disk yet: the journal can’t be written. A restart now would forget it.');
+  process.exitCode = 3;
+};

@@ -1,0 +1,67 @@
+import type { ServerView, StateView } from '../api/state.ts';
+import { formatSpan } from '../time.ts';
+import { NodeClient } from './client.ts';
+import type { ClientOptions } from './client.ts';
+import { bold, green, print, printJson, red, table, yellow } from './output.ts';
+
+export const statusCommand = async (options: ClientOptions & { json?: boolean }): Promise<void> => {
+  const state = await new NodeClient(options).state();
+  if (options.json === true) printJson(state);
+  else print(formatStatus(state));
+};
+
+const spanSince = (since: string, now: string): string => formatSpan((Date.parse(now) - Date.parse(since)) * 1000);
+
+export const formatStatus = (state: StateView): string => {
+  const { node, journal } = state;
+  const lines = [
+    `${bold(`Node ${node.name}`)} of cluster ${node.cluster}: ${node.status === 'ok' ? green('ok') : red('degraded')}, version ${node.version}, up ${spanSince(node.startedAt, node.now)} (start ${node.epoch})`,
+    ...node.problems.map((problem) => red(`  ! ${problem}`)),
+    `Journal ${journal.state}: ${journal.lastSeq} records, ${(journal.bytes / 1048576).toFixed(1)} MiB, ${journal.path}`,
+    `Control loop lateness: p50 ${node.latenessMs.p50} ms, p99 ${node.latenessMs.p99} ms, max ${node.latenessMs.max} ms`,
+    '',
+    table(
+      ['FRONTEND', 'MODE', 'ADDRESS', 'STATE', 'BACKEND', 'ACTIVE', 'SESSIONS', 'REQUESTS', '5XX'],
+      state.frontends.flatMap(({ name, mode, use, listeners, traffic }) =>
+        listeners.map(({ address, state: listening }) => [
+          name,
+          mode,
+          address,
+          listening,
+          use,
+          String(traffic?.active ?? 0),
+          String(traffic?.sessions ?? 0),
+          mode === 'http' ? String(traffic?.requests ?? 0) : '-',
+          mode === 'http' ? String(traffic?.status5xx ?? 0) : '-',
+        ]),
+      ),
+    ),
+  ];
+  for (const pool of state.pools) {
+    const color = pool.state === 'serving' ? green : pool.state === 'onBackups' ? yellow : red;
+    lines.push(
+      '',
+      `${bold(`Pool ${pool.name}`)}: ${color(pool.state)} for ${spanSince(pool.since, node.now)}, ${pool.usable} of ${pool.servers.length} servers take traffic (${pool.balance})`,
+      table(
+        ['  SERVER', 'ADDRESS', 'HEALTH', 'ADMIN', 'SINCE', 'WEIGHT', 'ACTIVE', 'SESSIONS', 'RETRIES', 'LAST CHECK'],
+        pool.servers.map((server) => serverRow(server, node.now)),
+      ),
+    );
+  }
+  return lines.join('\n');
+};
+
+const serverRow = (server: ServerView, now: string): string[] => [
+  `  ${server.name}${server.backup ? ' (backup)' : ''}`,
+  server.address,
+  server.progress ? `${server.health} ${server.progress.count}/${server.progress.of}` : server.health,
+  server.admin,
+  spanSince(server.since, now),
+  server.share === 100 ? String(server.weight) : `${server.weight} × ${server.share}%`,
+  String(server.traffic?.active ?? 0),
+  String(server.traffic?.sessions ?? 0),
+  String(server.traffic?.retries ?? 0),
+  server.lastCheck
+    ? `${server.lastCheck.code}${server.lastCheck.message === '' ? '' : ` ${server.lastCheck.message}`} in ${server.lastCheck.durationMs} ms, ${spanSince(server.lastCheck.time, now)} ago`
+    : '-',
+];

@@ -1,0 +1,107 @@
+import { JournalReader } from '../journal/reader.ts';
+import { loadOrThrow } from '../run.ts';
+import { isoTime } from '../journal/view.ts';
+import { formatClock, formatDateTime } from '../time.ts';
+import { whatIf } from '../worlds/whatif.ts';
+import type { WhatIf, WhatIfTransition } from '../worlds/whatif.ts';
+import { bold, dim, green, print, printJson, red, table } from './output.ts';
+
+/** A timer fires a little late in the real world and exactly in the virtual one: so far apart, it is the same event. */
+const SAME_TIME_US = 250_000;
+
+type Pair = { timeUs: number; actor: string; real: WhatIfTransition | null; would: WhatIfTransition | null };
+
+export const whatIfCommand = (journal: string, options: { config: string; all?: boolean; json?: boolean }): void => {
+  const { config } = loadOrThrow(options.config);
+  const reader = new JournalReader(journal);
+  const result = whatIf(reader, config);
+  reader.close();
+  const pairs = pair(result);
+  const differing = pairs.filter(({ real, would }) => !real || !would);
+  if (options.json === true) {
+    printJson({
+      from: isoTime(result.fromUs),
+      until: isoTime(result.untilUs),
+      differences: differing.length,
+      rows: pairs.map(({ timeUs, actor, real, would }) => ({
+        time: isoTime(timeUs),
+        actor,
+        real: real?.state ?? null,
+        whatIf: would?.state ?? null,
+      })),
+      unobserved: result.unobserved,
+    });
+    return;
+  }
+  const shown = options.all === true ? pairs : differing;
+  print(
+    `${formatDateTime(result.fromUs)} to ${formatClock(result.untilUs)}: ${result.real.length} transitions really, ${result.would.length} with ${options.config}`,
+  );
+  if (shown.length > 0) {
+    print('');
+    print(
+      table(
+        ['TIME', 'ACTOR', 'REALLY', 'WHAT IF'],
+        shown.map(({ timeUs, actor, real, would }) => [
+          formatClock(timeUs),
+          actor,
+          real?.state ?? '–',
+          would?.state ?? '–',
+        ]),
+      ),
+    );
+  }
+  print('');
+  for (const line of summary(result)) print(line);
+  for (const server of result.unobserved)
+    print(dim(`${server}: the journal has no probe of it, so nothing can be said`));
+};
+
+/** The same actor entering the same state at about the same time is one row. */
+const pair = ({ real, would }: WhatIf): Pair[] => {
+  const pairs: Pair[] = real.map((transition) => ({
+    timeUs: transition.timeUs,
+    actor: transition.actor,
+    real: transition,
+    would: null,
+  }));
+  for (const transition of would) {
+    const match = pairs.find(
+      (candidate) =>
+        !candidate.would &&
+        candidate.actor === transition.actor &&
+        candidate.real?.state === transition.state &&
+        Math.abs(candidate.timeUs - transition.timeUs) <= SAME_TIME_US,
+    );
+    if (match) match.would = transition;
+    else pairs.push({ timeUs: transition.timeUs, actor: transition.actor, real: null, would: transition });
+  }
+  return pairs.sort((a, b) => a.timeUs - b.timeUs);
+};
+
+/** What everybody wants to know first: how often servers would have been removed. */
+const summary = ({ real, would }: WhatIf): string[] => {
+  const servers = [...new Set([...real, ...would].map(({ actor }) => actor))]
+    .filter((actor) => actor.startsWith('server/'))
+    .sort();
+  const downs = (transitions: WhatIfTransition[], server: string) => {
+    let count = 0;
+    let last = '';
+    for (const { actor, state } of transitions) {
+      if (actor !== server) continue;
+      const [health = ''] = state.split(',');
+      if (health === 'down' && last !== 'down' && last !== 'goingUp') count++;
+      last = health;
+    }
+    return count;
+  };
+  return servers.flatMap((server) => {
+    const really = downs(real, server);
+    const wouldBe = downs(would, server);
+    if (really === wouldBe) return [];
+    const text = `${server}: marked down ${times(really)} really, ${times(wouldBe)} with this configuration`;
+    return [bold(wouldBe < really ? green(text) : red(text))];
+  });
+};
+
+const times = (count: number): string => (count === 1 ? 'once' : count === 0 ? 'never' : `${count} times`);

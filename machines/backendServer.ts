@@ -58,6 +58,9 @@ export type BackendServerEvent =
 const SLOW_START_STEPS = 10;
 const SHARE_STEP = 100 / SLOW_START_STEPS;
 
+/** Initial states are entered by this event of XState's; `server.joined` says all that there is to say then. */
+const isStart = (event: { type: string }): boolean => event.type === 'xstate.init';
+
 const defaultInput: BackendServerInput = {
   pool: '',
   name: '',
@@ -178,8 +181,11 @@ export const backendServer = setup({
         unchecked: {
           entry: [
             'resetCount',
-            { type: 'tell', params: ({ context }) => healthOf(context, 'unchecked') },
-            { type: 'tell', params: ({ context, event }) => paceOf(context, 'fast', event) },
+            enqueueActions(({ context, event, enqueue }) => {
+              if (isStart(event)) return;
+              enqueue({ type: 'tell', params: healthOf(context, 'unchecked') });
+              enqueue({ type: 'tell', params: paceOf(context, 'fast', event) });
+            }),
           ],
           on: {
             // One check decides: nothing is known that it could contradict.
@@ -235,7 +241,9 @@ export const backendServer = setup({
       initial: 'ready',
       states: {
         ready: {
-          entry: { type: 'tell', params: ({ context }) => adminOf(context, 'ready') },
+          entry: enqueueActions(({ context, event, enqueue }) => {
+            if (!isStart(event)) enqueue({ type: 'tell', params: adminOf(context, 'ready') });
+          }),
           on: {
             'operator.ready': {},
             'operator.drain': { target: 'drain' },
@@ -288,7 +296,12 @@ export const backendServer = setup({
           },
         },
         warm: {
-          entry: [assign({ share: 100 }), { type: 'tell', params: ({ context }) => shareOf(context) }],
+          entry: [
+            assign({ share: 100 }),
+            enqueueActions(({ context, event, enqueue }) => {
+              if (!isStart(event)) enqueue({ type: 'tell', params: shareOf(context) });
+            }),
+          ],
           on: { 'health.fell': { target: 'cold' }, 'operator.maintenance': { target: 'cold' } },
         },
       },

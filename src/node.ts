@@ -72,6 +72,7 @@ export class UnderstudyNode {
   #specs: Map<string, ActorSpec>;
   #listeners = new Map<string, ListenerModel>();
   #checked = new Map<string, Checked>();
+  #disabled = new Set<string>();
   #reloading: Promise<unknown> = Promise.resolve();
   #stopping = false;
   #transitionWaiters = new Set<() => void>();
@@ -218,12 +219,11 @@ export class UnderstudyNode {
   #startActor(spec: ActorSpec, cause: Cause | null, last?: LastServerState): void {
     const hint = spec.machine === 'backendServer' && last?.health ? { hint: last.health } : {};
     this.system.start(spec.id, spec.machine, { ...spec.input, ...hint }, cause);
-    if (spec.machine === 'backendServer') this.#restoreIntent(spec.id, last);
+    if (spec.machine === 'backendServer') this.#restoreIntent(spec.id, last, this.#disabled.has(spec.id));
     if (spec.machine === 'listener') this.system.send(spec.id, { type: 'listener.open' }, cause);
   }
 
-  #restoreIntent(id: string, last: LastServerState | undefined): void {
-    const disabled = this.#disabledServers().has(id);
+  #restoreIntent(id: string, last: LastServerState | undefined, disabled: boolean): void {
     if (last && last.admin !== 'ready') {
       this.system.send(id, { type: `operator.${last.admin}`, restored: true } as { type: string });
     } else if (disabled && !last) {
@@ -234,15 +234,12 @@ export class UnderstudyNode {
     }
   }
 
-  #disabledServers(): Set<string> {
-    return new Set(
+  #configureDataPlane(): void {
+    this.#disabled = new Set(
       Object.entries(this.config.backends).flatMap(([pool, { servers }]) =>
         servers.filter(({ disabled }) => disabled).map(({ name }) => serverId(pool, name)),
       ),
     );
-  }
-
-  #configureDataPlane(): void {
     this.#listeners = new Map(
       listenersOf(this.config, (file) => readFileSync(file, 'utf8')).map((listener) => [listener.id, listener]),
     );

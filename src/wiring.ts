@@ -37,6 +37,17 @@ export const actorsOf = (config: Config): ActorSpec[] => {
   const specs: ActorSpec[] = [];
   let checkers = 0;
   for (const [pool, backend] of Object.entries(config.backends)) {
+    // One object for all servers alike: with thousands of them these would be most of the memory.
+    const sharedServerSettings = new Map<string, ServerSettings>();
+    const settingsFor = (server: ServerConfig): ServerSettings => {
+      const key = `${server.weight} ${server.backup}`;
+      const known = sharedServerSettings.get(key);
+      if (known) return known;
+      const made = serverSettings(backend, server);
+      sharedServerSettings.set(key, made);
+      return made;
+    };
+    const sharedCheckerSettings = backend.check ? checkerSettings(backend.check) : null;
     const settings = { allBackups: backend.allBackups, quorum: backend.quorum, hysteresis: backend.hysteresis };
     specs.push({ id: poolId(pool), identity: '', machine: 'pool', input: { name: pool, settings } });
     for (const server of backend.servers) {
@@ -44,9 +55,9 @@ export const actorsOf = (config: Config): ActorSpec[] => {
         id: serverId(pool, server.name),
         identity: formatEndpoint(server.address),
         machine: 'backendServer',
-        input: { pool, name: server.name, settings: serverSettings(backend, server) },
+        input: { pool, name: server.name, settings: settingsFor(server) },
       });
-      if (!backend.check) continue;
+      if (!backend.check || !sharedCheckerSettings) continue;
       specs.push({
         id: checkerId(pool, server.name),
         identity: formatEndpoint(server.address),
@@ -54,7 +65,7 @@ export const actorsOf = (config: Config): ActorSpec[] => {
         input: {
           pool,
           server: server.name,
-          settings: checkerSettings(backend.check),
+          settings: sharedCheckerSettings,
           startDelayMs: Math.min(checkers++ * FIRST_CHECK_EVERY_MS, backend.check.interval),
           phase: phaseOf(`${config.node}/${pool}/${server.name}`),
         },

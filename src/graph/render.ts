@@ -15,7 +15,7 @@ const quote = (text: string): string =>
 const indented = (lines: string[]): string[] => lines.map((line) => `  ${line}`);
 
 const HEADER = [
-  `graph [fontname="${FONT}" fontsize=12 bgcolor="white" pad=0.3 nodesep=0.5 ranksep=0.6 compound=true]`,
+  `graph [fontname="${FONT}" fontsize=12 bgcolor="white" pad=0.3 nodesep=0.5 ranksep=0.6 compound=true newrank=true]`,
   `node [fontname="${FONT}" fontsize=12 shape=box style="rounded,filled" fillcolor="#eef3fb" color="#3b5b8c" margin="0.18,0.1"]`,
   `edge [fontname="${FONT}" fontsize=10 color="#555555" fontcolor="#333333" arrowsize=0.7]`,
 ];
@@ -47,7 +47,8 @@ const machineDot = ({ name, root, transitions }: MachineGraph): string => {
     ];
     // An arrow from a box into itself has no border to be clipped at.
     const inner = isWithin(source, to) || isWithin(target, from);
-    const attributes = [`label=${quote(` ${label.replaceAll('\n', ' \n ')} `)}`, ...(inner ? [] : clip)];
+    const lines = label.split('\n').map((line) => (isWithin(source, to) ? `from any: ${line}` : line));
+    const attributes = [`label=${quote(`  ${lines.join('  \n  ')}  `)}`, ...(inner ? [] : clip)];
     return `${quote(anchorOf(source))} -> ${quote(anchorOf(target))} [${attributes.join(' ')}]`;
   });
   return [
@@ -57,6 +58,8 @@ const machineDot = ({ name, root, transitions }: MachineGraph): string => {
       `label=${quote(name)}`,
       'labelloc=t',
       'fontsize=16',
+      // Left to right: between states side by side Graphviz lays labels of both directions over each other.
+      'rankdir=LR',
       ...root.states.flatMap((state) => stateDot(state, root)),
       ...initialDot(root),
       ...edges,
@@ -82,7 +85,8 @@ const stateDot = (state: GraphState, parent: GraphState): string[] => {
       border,
       'color="#8aa0c0"',
       ...state.states.flatMap((child) => stateDot(child, state)),
-      ...initialDot(state),
+      // Deeper down the thick border alone tells the initial state: a dot there would pull it to the first rank.
+      ...(parent.parallel ? initialDot(state) : []),
     ]),
     '}',
   ];

@@ -49,10 +49,13 @@ export class Decider {
   start(input: unknown): Decision {
     this.#collected = [];
     const snapshot = this.machine.getInitialSnapshot(this.#scope as never, input) as Snapshot;
+    // XState catches what a machine throws at its start, and only there.
+    if (snapshot.status === 'error') throw snapshot.error;
     return { snapshot, effects: this.#takeEffects() };
   }
 
   next(before: Snapshot, event: AnyEvent): Decision {
+    this.#collected = [];
     const snapshot = this.machine.transition(before, event, this.#scope) as Snapshot;
     return { snapshot, effects: this.#takeEffects() };
   }
@@ -70,8 +73,9 @@ export class Decider {
     const key = `${type} ${stateOf(snapshot)}`;
     let known = this.#handled.get(key);
     if (known === undefined) {
-      const nodes = snapshot._nodes as { ownEvents: string[] }[];
-      known = nodes.some((node) => node.ownEvents.includes(type) || node.ownEvents.includes('*'));
+      // Not `ownEvents`: that leaves out handlers without target and actions.
+      const nodes = snapshot._nodes as { transitions: Map<string, unknown> }[];
+      known = nodes.some(({ transitions }) => transitions.has(type) || transitions.has('*'));
       this.#handled.set(key, known);
     }
     return known;
@@ -90,7 +94,7 @@ export class Decider {
           params: { id: params.id ?? params.event.type, delayMs: params.delay, event: params.event },
         });
       } else if (action.type === 'xstate.cancel') {
-        effects.push({ type: 'cancel', params: { id: action.params as string } });
+        effects.push({ type: 'cancel', params: { id: (action.params as { sendId: string }).sendId } });
       } else if (action.params === undefined) {
         effects.push({ type: action.type });
       } else {

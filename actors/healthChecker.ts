@@ -13,13 +13,20 @@ export const healthCheckerHands = (probe: ProbePort): Hands => {
   };
   return {
     startProbe: ({ timeoutMs }: { timeoutMs: number }, actor) => {
-      underWay.set(
-        actor.id,
-        probe(actor.id, timeoutMs, ({ ok, ...result }) => {
-          underWay.delete(actor.id);
-          actor.send({ type: ok ? 'probe.passed' : 'probe.failed', ...result });
-        }),
-      );
+      try {
+        underWay.set(
+          actor.id,
+          probe(actor.id, timeoutMs, ({ ok, ...result }) => {
+            underWay.delete(actor.id);
+            actor.send({ type: ok ? 'probe.passed' : 'probe.failed', ...result });
+          }),
+        );
+      } catch (error) {
+        actor.send({ type: 'probe.failed', code: 'UNPROBED', message: String(error), durationMs: 0 } as {
+          type: string;
+        });
+        throw error;
+      }
     },
     abortProbe: abort,
     'actor.stopped': abort,

@@ -3,7 +3,7 @@
  * weight does it carry while it warms up. Three parallel regions that know nothing of each other but two internal
  * events, `health.rose` and `health.fell`.
  */
-import { assign, enqueueActions, raise, setup } from 'xstate';
+import { assign, enqueueActions, not, raise, setup, stateIn } from 'xstate';
 import type { Pace } from './healthChecker.ts';
 import type { Tell } from './tell.ts';
 
@@ -31,7 +31,7 @@ export type BackendServerInput = {
   name: string;
   settings: ServerSettings;
   /** What it was when the node last ran: takes the place of `initially` until the first check. */
-  hint?: 'up' | 'down';
+  hint?: 'up' | 'down' | null;
 };
 
 export type BackendServerContext = BackendServerInput & {
@@ -87,7 +87,7 @@ const toChecker = (context: BackendServerContext, event: { type: string } & Reco
 });
 
 const healthOf = (context: BackendServerContext, health: 'up' | 'down' | 'unchecked'): Tell =>
-  toPool(context, { type: 'server.health', health });
+  toPool(context, { type: 'server.health', health, initially: context.hint ?? context.settings.initially });
 
 const adminOf = (context: BackendServerContext, admin: 'ready' | 'drain' | 'maintenance'): Tell =>
   toPool(context, { type: 'server.admin', admin });
@@ -118,6 +118,16 @@ export const backendServer = setup({
     /** Effect: close every open session of this server. */
     shutdownSessions: (_, _params: { pool: string; server: string }) => {},
     resetCount: assign({ count: 0 }),
+    /** A check has spoken: what was remembered from before the start says nothing any more. */
+    forgetHint: assign({ hint: null }),
+    takeSettings: assign({
+      settings: ({ context, event }) => (event.type === 'settings.changed' ? event.settings : context.settings),
+      // A weight that the operator gave stays until the file itself says another one.
+      weight: ({ context, event }) =>
+        event.type !== 'settings.changed' || event.settings.weight === context.settings.weight
+          ? context.weight
+          : event.settings.weight,
+    }),
     countOne: assign({ count: 1 }),
     countMore: assign({ count: ({ context }) => context.count + 1 }),
   },
@@ -126,6 +136,9 @@ export const backendServer = setup({
     firstIsEnoughToRise: ({ context }) => context.settings.rise <= 1,
     isLastOfFall: ({ context }) => context.count + 1 >= context.settings.fall,
     isLastOfRise: ({ context }) => context.count + 1 >= context.settings.rise,
+    isUnchecked: ({ context }) => !context.settings.checked,
+    losesCheck: ({ context, event }) =>
+      event.type === 'settings.changed' && context.settings.checked && !event.settings.checked,
     startsSlowly: ({ context }) => context.settings.slowStartMs > 0,
     hasFurtherSteps: ({ context }) => context.share + SHARE_STEP < 100,
     checkWasAddedOrRemoved: ({ context, event }) =>
@@ -157,12 +170,7 @@ export const backendServer = setup({
     },
     'settings.changed': {
       actions: [
-        assign({
-          settings: ({ event }) => event.settings,
-          // A weight that the operator gave stays until the file itself says another one.
-          weight: ({ context, event }) =>
-            event.settings.weight === context.settings.weight ? context.weight : event.settings.weight,
-        }),
+        'takeSettings',
         {
           type: 'tell',
           params: ({ context }) => toPool(context, { type: 'server.settings', ...standing(context) }),
@@ -174,8 +182,19 @@ export const backendServer = setup({
     health: {
       initial: 'unchecked',
       on: {
-        'operator.maintenance': { target: '.unchecked' },
-        'settings.changed': { guard: 'checkWasAddedOrRemoved', target: '.unchecked' },
+        'operator.maintenance': { guard: not(stateIn({ admin: 'maintenance' })), target: '.unchecked' },
+        // A transition here stands in for the one of the whole machine, so it has to do the same.
+        'settings.changed': {
+          guard: 'checkWasAddedOrRemoved',
+          target: '.unchecked',
+          actions: [
+            'takeSettings',
+            {
+              type: 'tell',
+              params: ({ context }) => toPool(context, { type: 'server.settings', ...standing(context) }),
+            },
+          ],
+        },
       },
       states: {
         unchecked: {
@@ -184,7 +203,7 @@ export const backendServer = setup({
             enqueueActions(({ context, event, enqueue }) => {
               if (isStart(event)) return;
               enqueue({ type: 'tell', params: healthOf(context, 'unchecked') });
-              enqueue({ type: 'tell', params: paceOf(context, 'fast', event) });
+              if (context.settings.checked) enqueue({ type: 'tell', params: paceOf(context, 'fast', event) });
             }),
           ],
           on: {
@@ -196,6 +215,7 @@ export const backendServer = setup({
         up: {
           entry: [
             'resetCount',
+            'forgetHint',
             raise({ type: 'health.rose' }),
             { type: 'tell', params: ({ context }) => healthOf(context, 'up') },
             { type: 'tell', params: ({ context, event }) => paceOf(context, 'normal', event) },
@@ -215,6 +235,7 @@ export const backendServer = setup({
         down: {
           entry: [
             'resetCount',
+            'forgetHint',
             raise({ type: 'health.fell' }),
             { type: 'tell', params: ({ context }) => healthOf(context, 'down') },
             { type: 'tell', params: ({ context, event }) => paceOf(context, 'down', event) },
@@ -261,9 +282,15 @@ export const backendServer = setup({
         maintenance: {
           entry: [
             { type: 'tell', params: ({ context }) => adminOf(context, 'maintenance') },
-            { type: 'tell', params: ({ context }) => toChecker(context, { type: 'checker.pause' }) },
+            enqueueActions(({ context, enqueue }) => {
+              if (context.settings.checked)
+                enqueue({ type: 'tell', params: toChecker(context, { type: 'checker.pause' }) });
+            }),
           ],
-          exit: { type: 'tell', params: ({ context }) => toChecker(context, { type: 'checker.resume' }) },
+          exit: enqueueActions(({ context, enqueue }) => {
+            if (context.settings.checked)
+              enqueue({ type: 'tell', params: toChecker(context, { type: 'checker.resume' }) });
+          }),
           on: {
             // Maintenance stands over drain: only `ready` ends it.
             'operator.drain': {},
@@ -278,7 +305,16 @@ export const backendServer = setup({
       initial: 'warm',
       states: {
         cold: {
+          // Told beforehand, so that it doesn't have its whole weight for the moment between coming back and warming.
+          entry: enqueueActions(({ context, enqueue }) => {
+            if (context.settings.slowStartMs === 0) return;
+            enqueue.assign({ share: SHARE_STEP });
+            enqueue({ type: 'tell', params: shareOf({ ...context, share: SHARE_STEP }) });
+          }),
           on: {
+            // Without a check nothing rises: it works as soon as it may.
+            'operator.ready': { guard: 'isUnchecked', target: 'warm' },
+            'settings.changed': { guard: 'losesCheck', target: 'warm' },
             'health.rose': [
               { guard: 'startsSlowly', target: 'warming', actions: assign({ share: 0 }) },
               { target: 'warm' },

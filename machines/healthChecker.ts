@@ -81,7 +81,11 @@ export const healthChecker = setup({
       pace: ({ context, event }) => (event.type === 'pace.changed' ? event.pace : context.pace),
     }),
   },
+  guards: {
+    isPace: ({ context, event }) => event.type === 'pace.changed' && event.pace === context.pace,
+  },
   delays: {
+    atOnce: 0,
     startDelay: ({ context }) => context.startDelayMs,
     period: ({ context }) => intervalOf(context, context.pace),
     /** The new pace counts from the start of the probe that changed it. */
@@ -103,13 +107,17 @@ export const healthChecker = setup({
       on: {
         'period.elapsed': { target: 'probing' },
         'checker.pause': { target: 'paused' },
-        'pace.changed': {
-          actions: [
-            'rememberPace',
-            cancel('period'),
-            raise({ type: 'period.elapsed' }, { id: 'period', delay: 'restOfPeriod' }),
-          ],
-        },
+        // The pace that it has already changes nothing, least of all the wait before the first probe.
+        'pace.changed': [
+          { guard: 'isPace' },
+          {
+            actions: [
+              'rememberPace',
+              cancel('period'),
+              raise({ type: 'period.elapsed' }, { id: 'period', delay: 'restOfPeriod' }),
+            ],
+          },
+        ],
         'settings.changed': {
           actions: [
             assign({ settings: ({ event }) => event.settings }),
@@ -126,7 +134,16 @@ export const healthChecker = setup({
         { type: 'startProbe', params: ({ context }) => ({ timeoutMs: context.settings.timeoutMs }) },
         raise({ type: 'period.elapsed' }, { id: 'period', delay: 'period' }),
       ],
-      on: { 'checker.pause': { target: 'paused', actions: 'abortProbe' } },
+      on: {
+        'checker.pause': { target: 'paused', actions: 'abortProbe' },
+        'settings.changed': {
+          actions: [
+            assign({ settings: ({ event }) => event.settings }),
+            cancel('period'),
+            raise({ type: 'period.elapsed' }, { id: 'period', delay: 'period' }),
+          ],
+        },
+      },
       states: {
         onTime: {
           tags: 'routine',
@@ -146,14 +163,18 @@ export const healthChecker = setup({
           tags: 'routine',
           on: {
             'probe.passed': {
-              target: '#healthChecker.probing',
-              reenter: true,
-              actions: { type: 'tell', params: ({ context, event }) => result(context, event) },
+              target: '#healthChecker.waiting',
+              actions: [
+                { type: 'tell', params: ({ context, event }) => result(context, event) },
+                raise({ type: 'period.elapsed' }, { id: 'period', delay: 'atOnce' }),
+              ],
             },
             'probe.failed': {
-              target: '#healthChecker.probing',
-              reenter: true,
-              actions: { type: 'tell', params: ({ context, event }) => result(context, event) },
+              target: '#healthChecker.waiting',
+              actions: [
+                { type: 'tell', params: ({ context, event }) => result(context, event) },
+                raise({ type: 'period.elapsed' }, { id: 'period', delay: 'atOnce' }),
+              ],
             },
           },
         },

@@ -44,6 +44,7 @@ export const listener = setup({
       on: {
         'listener.opened': { target: 'open' },
         'listener.failed': { target: 'failed' },
+        'listener.drained': {},
         'listener.drain': { target: 'closed', actions: 'closeListener' },
       },
     },
@@ -51,12 +52,14 @@ export const listener = setup({
       on: {
         'listener.opened': {},
         'listener.failed': { target: 'failed' },
+        // Of an earlier time, when it was drained and then opened again.
+        'listener.drained': {},
         'listener.drain': { target: 'draining' },
       },
     },
     draining: {
       entry: 'drainListener',
-      on: { 'listener.drained': { target: 'closed' } },
+      on: { 'listener.drained': { target: 'closed' }, 'listener.open': { target: 'opening' } },
       after: { drainTimeout: { target: 'closed', actions: 'closeListener' } },
     },
     failed: {

@@ -27,6 +27,8 @@ export type Member = {
   health: 'up' | 'down' | 'unchecked';
   admin: 'ready' | 'drain' | 'maintenance';
   share: number;
+  /** Names that look like numbers don't stay where they stood in an object: the order is kept here. */
+  position: number;
 };
 
 export type PoolMode = 'serving' | 'onBackups' | 'exhausted';
@@ -34,6 +36,8 @@ export type PoolMode = 'serving' | 'onBackups' | 'exhausted';
 export type PoolContext = PoolInput & {
   members: Readonly<Record<string, Member>>;
   mode: PoolMode;
+  /** The primaries have reached the quorum and not left it since. */
+  quorumUp: boolean;
   /** Server → weight × share of those that take new traffic; what the data plane was last told. */
   weights: Readonly<Record<string, number>>;
 };
@@ -44,13 +48,16 @@ export type PoolEvent =
   | ({ type: 'server.joined' } & Standing)
   | ({ type: 'server.settings' } & Standing)
   | { type: 'server.left'; server: string }
-  | { type: 'server.health'; server: string; health: Member['health'] }
+  | { type: 'server.health'; server: string; health: Member['health']; initially?: Initially }
   | { type: 'server.admin'; server: string; admin: Member['admin'] }
   | { type: 'server.share'; server: string; share: number }
   | { type: 'server.weight'; server: string; weight: number }
   | { type: 'settings.changed'; settings: PoolSettings };
 
 const defaultInput: PoolInput = { name: '', settings: { allBackups: false, quorum: 1, hysteresis: 0 } };
+
+const nextPosition = (members: PoolContext['members']): number =>
+  Math.max(0, ...Object.values(members).map(({ position }) => position)) + 1;
 
 const membersAfter = (members: PoolContext['members'], event: PoolEvent): PoolContext['members'] => {
   switch (event.type) {
@@ -63,12 +70,14 @@ const membersAfter = (members: PoolContext['members'], event: PoolEvent): PoolCo
     case 'server.joined':
     case 'server.settings': {
       const { type: _type, server, ...standing } = event;
-      const known = members[server] ?? { health: 'unchecked', admin: 'ready', share: 100 };
+      const known = Object.hasOwn(members, server)
+        ? members[server]!
+        : { health: 'unchecked' as const, admin: 'ready' as const, share: 100, position: nextPosition(members) };
       return { ...members, [server]: { ...known, ...standing } };
     }
     default: {
       const { type: _type, server, ...change } = event;
-      const member = members[server];
+      const member = Object.hasOwn(members, server) ? members[server] : undefined;
       // News of a server that has left: the message was under way when it was removed.
       return member ? { ...members, [server]: { ...member, ...change } } : members;
     }
@@ -78,12 +87,14 @@ const membersAfter = (members: PoolContext['members'], event: PoolEvent): PoolCo
 const decide = (
   members: PoolContext['members'],
   settings: PoolSettings,
-  mode: PoolMode,
-): { mode: PoolMode; weights: Record<string, number> } => {
+  wasUp: boolean,
+): { mode: PoolMode; quorumUp: boolean; weights: Record<string, number> } => {
   const primaries: string[] = [];
   const backups: string[] = [];
   const unproven: string[] = [];
-  for (const [name, member] of Object.entries(members)) {
+  let configured = 0;
+  for (const [name, member] of Object.entries(members).sort(([, a], [, b]) => a.position - b.position)) {
+    if (!member.backup) configured++;
     if (member.admin !== 'ready' || member.weight === 0 || member.health === 'down') continue;
     if (member.health === 'unchecked' && member.checked && member.initially !== 'up') {
       if (member.initially === 'unchecked') unproven.push(name);
@@ -93,28 +104,28 @@ const decide = (
   }
   const weigh = (names: string[]) =>
     Object.fromEntries(names.map((name) => [name, members[name]!.weight * members[name]!.share]));
-  const enoughPrimaries =
-    mode === 'serving'
-      ? primaries.length >= Math.max(1, settings.quorum - settings.hysteresis)
-      : primaries.length >= Math.max(1, settings.quorum + settings.hysteresis);
-  if (enoughPrimaries) return { mode: 'serving', weights: weigh(primaries) };
+  const { quorum, hysteresis } = settings;
+  const needed = wasUp ? quorum - hysteresis : Math.min(quorum + hysteresis, configured);
+  const quorumUp = primaries.length >= Math.max(1, needed);
+  if (quorumUp) return { mode: 'serving', quorumUp, weights: weigh(primaries) };
   if (backups.length > 0) {
-    return { mode: 'onBackups', weights: weigh(settings.allBackups ? backups : backups.slice(0, 1)) };
+    return { mode: 'onBackups', quorumUp, weights: weigh(settings.allBackups ? backups : backups.slice(0, 1)) };
   }
   // Without backups a few primaries are better than none, and unproven servers better than an error.
-  if (primaries.length > 0) return { mode: 'serving', weights: weigh(primaries) };
+  if (primaries.length > 0) return { mode: 'serving', quorumUp, weights: weigh(primaries) };
   const unprovenPrimaries = unproven.filter((name) => !members[name]!.backup);
-  if (unprovenPrimaries.length > 0) return { mode: 'serving', weights: weigh(unprovenPrimaries) };
+  if (unprovenPrimaries.length > 0) return { mode: 'serving', quorumUp, weights: weigh(unprovenPrimaries) };
   if (unproven.length > 0) {
-    return { mode: 'onBackups', weights: weigh(settings.allBackups ? unproven : unproven.slice(0, 1)) };
+    return { mode: 'onBackups', quorumUp, weights: weigh(settings.allBackups ? unproven : unproven.slice(0, 1)) };
   }
-  return { mode: 'exhausted', weights: {} };
+  return { mode: 'exhausted', quorumUp, weights: {} };
 };
 
 const difference = (before: PoolContext['weights'], after: PoolContext['weights']): Record<string, number> => {
   const changed: Record<string, number> = {};
-  for (const name of Object.keys(before)) if (!(name in after)) changed[name] = 0;
-  for (const [name, weight] of Object.entries(after)) if (before[name] !== weight) changed[name] = weight;
+  for (const name of Object.keys(before)) if (!Object.hasOwn(after, name)) changed[name] = 0;
+  for (const [name, weight] of Object.entries(after))
+    if (!Object.hasOwn(before, name) || before[name] !== weight) changed[name] = weight;
   return changed;
 };
 
@@ -131,14 +142,20 @@ export const pool = setup({
   },
 }).createMachine({
   id: 'pool',
-  context: ({ input }) => ({ ...(input ?? defaultInput), members: {}, mode: 'exhausted', weights: {} }),
+  context: ({ input }) => ({
+    ...(input ?? defaultInput),
+    members: {},
+    mode: 'exhausted',
+    quorumUp: false,
+    weights: {},
+  }),
   initial: 'exhausted',
   on: {
     '*': {
       actions: enqueueActions(({ context, event, enqueue }) => {
         const settings = event.type === 'settings.changed' ? event.settings : context.settings;
         const members = membersAfter(context.members, event);
-        const next = decide(members, settings, context.mode);
+        const next = decide(members, settings, context.quorumUp);
         const changed = difference(context.weights, next.weights);
         enqueue(assign({ settings, members, ...next }));
         if (Object.keys(changed).length > 0 || next.mode !== context.mode) {

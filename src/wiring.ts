@@ -11,8 +11,11 @@ import { formatEndpoint } from './config/units.ts';
 import type { Endpoint } from './config/units.ts';
 import type { BackendModel, FrontendModel, ListenerModel, Model } from './proxy/model.ts';
 
-/** `identity`: when it changes, a reload replaces the actor; when only `input` does, it tells the actor. */
-export type ActorSpec = { id: string; identity: string } & (
+/**
+ * `identity`: when it changes, a reload replaces the actor; when only `input` does, it tells the actor. `rest` is what
+ * its hands go by and its machine doesn't (a path, a certificate, rules): a change of it is a change of the actor too.
+ */
+export type ActorSpec = { id: string; identity: string; rest: string } & (
   | { machine: 'pool'; input: PoolInput }
   | { machine: 'backendServer'; input: BackendServerInput }
   | { machine: 'healthChecker'; input: HealthCheckerInput }
@@ -47,43 +50,57 @@ export const actorsOf = (config: Config): ActorSpec[] => {
       sharedServerSettings.set(key, made);
       return made;
     };
+    const sharedCheck = JSON.stringify(backend.check);
     const sharedCheckerSettings = backend.check ? checkerSettings(backend.check) : null;
     const settings = { allBackups: backend.allBackups, quorum: backend.quorum, hysteresis: backend.hysteresis };
-    specs.push({ id: poolId(pool), identity: '', machine: 'pool', input: { name: pool, settings } });
+    const { balance, retries, timeouts } = backend;
+    specs.push({
+      id: poolId(pool),
+      identity: '',
+      rest: JSON.stringify({ balance, retries, timeouts }),
+      machine: 'pool',
+      input: { name: pool, settings },
+    });
     for (const server of backend.servers) {
+      if (backend.check && sharedCheckerSettings) {
+        specs.push({
+          id: checkerId(pool, server.name),
+          identity: formatEndpoint(server.address),
+          rest: sharedCheck,
+          machine: 'healthChecker',
+          input: {
+            pool,
+            server: server.name,
+            settings: sharedCheckerSettings,
+            startDelayMs: Math.min(checkers++ * FIRST_CHECK_EVERY_MS, backend.check.interval),
+            phase: phaseOf(`${config.node}/${pool}/${server.name}`),
+          },
+        });
+      }
       specs.push({
         id: serverId(pool, server.name),
         identity: formatEndpoint(server.address),
+        rest: JSON.stringify({ maxConnections: server.maxConnections }),
         machine: 'backendServer',
         input: { pool, name: server.name, settings: settingsFor(server) },
       });
-      if (!backend.check || !sharedCheckerSettings) continue;
-      specs.push({
-        id: checkerId(pool, server.name),
-        identity: formatEndpoint(server.address),
-        machine: 'healthChecker',
-        input: {
-          pool,
-          server: server.name,
-          settings: sharedCheckerSettings,
-          startDelayMs: Math.min(checkers++ * FIRST_CHECK_EVERY_MS, backend.check.interval),
-          phase: phaseOf(`${config.node}/${pool}/${server.name}`),
-        },
-      });
     }
   }
-  for (const [frontend, { bind, drain }] of Object.entries(config.frontends)) {
+  for (const [frontend, { bind, drain, mode, rules, use, maxConnections, timeouts }] of Object.entries(
+    config.frontends,
+  )) {
     for (const { address, tls } of bind) {
       specs.push({
         id: listenerId(frontend, address),
-        identity: JSON.stringify(tls ?? null),
+        identity: '',
+        rest: JSON.stringify({ tls, mode, rules, use, maxConnections, timeouts }),
         machine: 'listener',
         input: { frontend, address: formatEndpoint(address), retryMs: LISTENER_RETRY_MS, drainMs: drain },
       });
     }
   }
   for (let index = 0; index < config.workers; index++) {
-    specs.push({ id: workerId(index), identity: '', machine: 'proxyWorker', input: { index } });
+    specs.push({ id: workerId(index), identity: '', rest: '', machine: 'proxyWorker', input: { index } });
   }
   return specs;
 };

@@ -1,0 +1,503 @@
+/** Which servers of a backend take new traffic: primaries, backups, a quorum, and never one that must not. */
+import * as fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import type { Effect } from '../actors/decide.ts';
+import { pool } from '../machines/pool.ts';
+import type { Member, PoolContext, PoolEvent, PoolMode, PoolSettings } from '../machines/pool.ts';
+import { Stepper } from './stepper.ts';
+import { broken, healthy, say, Scenario, send, start, wait } from './transcript.ts';
+import type { Step } from './transcript.ts';
+
+const SETTINGS: PoolSettings = { allBackups: false, quorum: 1, hysteresis: 0 };
+
+type Published = { mode: PoolMode; weights: Record<string, number> };
+
+const publishedBy = (effects: Effect[]): Published | null => {
+  const effect = effects.find(({ type }) => type === 'publish');
+  return effect ? (effect.params as Published) : null;
+};
+
+/** A pool, and what its data plane was told altogether. */
+class Pool {
+  readonly machine: Stepper<PoolEvent, PoolContext>;
+  readonly weights = new Map<string, number>();
+  mode: PoolMode = 'exhausted';
+  publications = 0;
+
+  constructor(settings: Partial<PoolSettings> = {}) {
+    this.machine = new Stepper(pool, { name: 'web', settings: { ...SETTINGS, ...settings } });
+  }
+
+  send(event: PoolEvent): this {
+    const published = publishedBy(this.machine.send(event));
+    if (published) {
+      this.publications++;
+      this.mode = published.mode;
+      for (const [server, weight] of Object.entries(published.weights)) {
+        if (weight === 0) this.weights.delete(server);
+        else this.weights.set(server, weight);
+      }
+    }
+    return this;
+  }
+
+  joins(server: string, standing: Partial<Member> = {}): this {
+    const { weight = 1, backup = false, checked = true, initially = 'unchecked' } = standing;
+    return this.send({ type: 'server.joined', server, weight, backup, checked, initially });
+  }
+
+  health(server: string, health: Member['health']): this {
+    return this.send({ type: 'server.health', server, health });
+  }
+
+  admin(server: string, admin: Member['admin']): this {
+    return this.send({ type: 'server.admin', server, admin });
+  }
+
+  /** Servers that join and are up. */
+  with(...servers: string[]): this {
+    for (const server of servers) this.joins(server, { backup: server.startsWith('backup') }).health(server, 'up');
+    return this;
+  }
+
+  get serving(): string[] {
+    return [...this.weights.keys()].sort();
+  }
+}
+
+describe('primaries and backups', () => {
+  test('a pool without servers is exhausted', () => {
+    expect(new Pool().machine.state).toBe('exhausted');
+  });
+
+  test('usable primaries share the traffic by weight times share, and backups rest', () => {
+    const web = new Pool().with('a', 'b', 'backup1');
+    web.send({ type: 'server.weight', server: 'b', weight: 5 }).send({ type: 'server.share', server: 'b', share: 40 });
+    expect(web.machine.state).toBe('serving');
+    expect(Object.fromEntries(web.weights)).toEqual({ a: 100, b: 200 });
+  });
+
+  test('backups take over when the last primary is gone, and rest again when one is back', () => {
+    const web = new Pool().with('a', 'b', 'backup1');
+    web.health('a', 'down');
+    expect([web.mode, web.serving]).toEqual(['serving', ['b']]);
+    web.health('b', 'down');
+    expect([web.mode, web.serving]).toEqual(['onBackups', ['backup1']]);
+    web.health('a', 'up');
+    expect([web.mode, web.serving]).toEqual(['serving', ['a']]);
+  });
+
+  test('the first usable backup works alone, in the order of the configuration', () => {
+    const web = new Pool().with('backup-z', 'backup-a', 'backup-m');
+    expect(web.serving).toEqual(['backup-z']);
+    web.health('backup-z', 'down');
+    expect(web.serving).toEqual(['backup-a']);
+    web.health('backup-z', 'up');
+    expect(web.serving).toEqual(['backup-z']);
+  });
+
+  test('the order of the configuration holds for servers with numbers for names', () => {
+    const web = new Pool();
+    web.joins('2', { backup: true }).health('2', 'up').joins('1', { backup: true }).health('1', 'up');
+    expect(web.serving).toEqual(['2']);
+  });
+
+  test('with allBackups they work together, and a reload can say so while they work', () => {
+    const web = new Pool().with('backup1', 'backup2');
+    expect(web.serving).toEqual(['backup1']);
+    web.send({ type: 'settings.changed', settings: { ...SETTINGS, allBackups: true } });
+    expect(web.serving).toEqual(['backup1', 'backup2']);
+  });
+
+  test('without any usable server it is exhausted, and says so with a weight of 0 for the last', () => {
+    const web = new Pool().with('a');
+    const published = publishedBy(web.machine.send({ type: 'server.health', server: 'a', health: 'down' }));
+    expect(published).toEqual({ pool: 'web', mode: 'exhausted', weights: { a: 0 } });
+    expect(web.machine.state).toBe('exhausted');
+  });
+});
+
+describe('who must not work', () => {
+  test.each(['drain', 'maintenance'] as const)('a server in %s takes no new traffic though it is up', (admin) => {
+    const web = new Pool().with('a', 'b').admin('a', admin);
+    expect(web.serving).toEqual(['b']);
+    web.admin('a', 'ready');
+    expect(web.serving).toEqual(['a', 'b']);
+  });
+
+  test('a server of weight 0 takes no new traffic, and backups step in for it', () => {
+    const web = new Pool().with('a', 'backup1').send({ type: 'server.weight', server: 'a', weight: 0 });
+    expect([web.mode, web.serving]).toEqual(['onBackups', ['backup1']]);
+  });
+
+  test('a server that left takes no more traffic, and late news of it is forgotten', () => {
+    const web = new Pool().with('a', 'b').send({ type: 'server.left', server: 'a' });
+    expect(web.serving).toEqual(['b']);
+    web.health('a', 'up').admin('a', 'ready').send({ type: 'server.weight', server: 'a', weight: 9 });
+    expect(web.serving).toEqual(['b']);
+    expect(Object.keys(web.machine.context.members)).toEqual(['b']);
+  });
+
+  test.each(['constructor', 'toString', 'valueOf'])(
+    'a server called %s is one like any other: down, it takes no traffic',
+    (name) => {
+      const web = new Pool().joins(name).admin(name, 'ready').send({ type: 'server.share', server: name, share: 100 });
+      web.health(name, 'up');
+      expect(web.serving).toEqual([name]);
+      web.health(name, 'down');
+      expect(web.serving).toEqual([]);
+    },
+  );
+});
+
+describe('before the first check', () => {
+  test('a server that is not checked counts as up', () => {
+    expect(new Pool().joins('a', { checked: false }).serving).toEqual(['a']);
+  });
+
+  test('`initially: up` serves, `initially: down` does not', () => {
+    expect(new Pool().joins('a', { initially: 'up' }).serving).toEqual(['a']);
+    expect(new Pool().joins('a', { initially: 'down' }).machine.state).toBe('exhausted');
+  });
+
+  test('`initially: unchecked` serves only while nobody else can: not beside a proven primary, not beside a backup', () => {
+    const web = new Pool().joins('new');
+    expect(web.serving).toEqual(['new']);
+    web.with('backup1');
+    expect([web.mode, web.serving]).toEqual(['onBackups', ['backup1']]);
+    web.with('a');
+    expect([web.mode, web.serving]).toEqual(['serving', ['a']]);
+    web.health('new', 'up');
+    expect(web.serving).toEqual(['a', 'new']);
+  });
+
+  test('unproven primaries come before unproven backups', () => {
+    const web = new Pool().joins('backup1', { backup: true });
+    expect([web.mode, web.serving]).toEqual(['onBackups', ['backup1']]);
+    web.joins('a');
+    expect([web.mode, web.serving]).toEqual(['serving', ['a']]);
+  });
+});
+
+describe('quorum and hysteresis', () => {
+  test('fewer primaries than the quorum give way to the backups', () => {
+    const web = new Pool({ quorum: 2 }).with('a', 'b', 'backup1');
+    expect(web.serving).toEqual(['a', 'b']);
+    web.health('b', 'down');
+    expect([web.mode, web.serving]).toEqual(['onBackups', ['backup1']]);
+    web.health('b', 'up');
+    expect([web.mode, web.serving]).toEqual(['serving', ['a', 'b']]);
+  });
+
+  test('a few primaries are better than none: without backups they serve below the quorum', () => {
+    const web = new Pool({ quorum: 3 }).with('a');
+    expect([web.mode, web.serving]).toEqual(['serving', ['a']]);
+  });
+
+  test('hysteresis keeps the primaries until quorum − hysteresis and lets them back at quorum + hysteresis', () => {
+    const web = new Pool({ quorum: 2, hysteresis: 1 }).with('a', 'b', 'c', 'backup1');
+    expect(web.mode).toBe('serving');
+    web.health('a', 'down').health('b', 'down');
+    expect([web.mode, web.serving]).toEqual(['serving', ['c']]);
+    web.health('c', 'down');
+    expect(web.mode).toBe('onBackups');
+    web.health('a', 'up').health('b', 'up');
+    expect([web.mode, web.serving]).toEqual(['onBackups', ['backup1']]);
+    web.health('c', 'up');
+    expect([web.mode, web.serving]).toEqual(['serving', ['a', 'b', 'c']]);
+  });
+
+  test('a hysteresis as large as the quorum leaves at the last primary, not below it', () => {
+    const web = new Pool({ quorum: 1, hysteresis: 1 }).with('a', 'b', 'backup1');
+    web.health('a', 'down');
+    expect(web.mode).toBe('serving');
+    web.health('b', 'down');
+    expect(web.mode).toBe('onBackups');
+  });
+
+  test('primaries that served below the quorum for want of backups give way when a backup comes', () => {
+    const web = new Pool({ quorum: 3, hysteresis: 1 }).joins('a').joins('b').joins('c');
+    web.health('a', 'up').health('b', 'up').health('c', 'down');
+    expect([web.mode, web.serving]).toEqual(['serving', ['a', 'b']]);
+    // The quorum was never reached, so there is nothing to hold on to.
+    web.with('backup1');
+    expect([web.mode, web.serving]).toEqual(['onBackups', ['backup1']]);
+  });
+
+  test('when every primary is usable they serve, however large the hysteresis', () => {
+    const web = new Pool({ quorum: 2, hysteresis: 1 }).with('a', 'b', 'backup1');
+    web.health('a', 'down').health('b', 'down');
+    expect(web.mode).toBe('onBackups');
+    web.health('a', 'up').health('b', 'up');
+    expect([web.mode, web.serving]).toEqual(['serving', ['a', 'b']]);
+  });
+});
+
+describe('publishing', () => {
+  test('only what differs from before is published', () => {
+    const web = new Pool().with('a', 'b', 'c');
+    const published = publishedBy(web.machine.send({ type: 'server.weight', server: 'b', weight: 4 }));
+    expect(published).toEqual({ pool: 'web', mode: 'serving', weights: { b: 400 } });
+  });
+
+  test('what changes no weight is not published', () => {
+    const web = new Pool().with('a', 'b').health('b', 'down');
+    const before = web.publications;
+    web
+      .admin('b', 'drain')
+      .health('b', 'down')
+      .admin('b', 'ready')
+      .send({ type: 'server.weight', server: 'b', weight: 8 });
+    expect(web.publications).toBe(before);
+  });
+
+  test('a server that joins again under its name keeps what is known of its health', () => {
+    const web = new Pool().with('a').joins('a', { weight: 3 });
+    expect(Object.fromEntries(web.weights)).toEqual({ a: 300 });
+  });
+});
+
+/** The rules of a pool said once more, without its code's shortcuts. */
+const usableBy = (member: Member): 'fully' | 'lastResort' | 'no' => {
+  if (member.admin !== 'ready' || member.weight === 0) return 'no';
+  if (member.health !== 'unchecked') return member.health === 'up' ? 'fully' : 'no';
+  if (!member.checked || member.initially === 'up') return 'fully';
+  return member.initially === 'unchecked' ? 'lastResort' : 'no';
+};
+
+const server = fc.constantFrom('a', 'b', 'c', 'd');
+const standing = {
+  server,
+  weight: fc.integer({ min: 0, max: 3 }),
+  backup: fc.boolean(),
+  checked: fc.boolean(),
+  initially: fc.constantFrom('up' as const, 'down' as const, 'unchecked' as const),
+};
+const settings = fc.record({
+  allBackups: fc.boolean(),
+  quorum: fc.integer({ min: 1, max: 3 }),
+  hysteresis: fc.integer({ min: 0, max: 2 }),
+});
+const poolEvent: fc.Arbitrary<PoolEvent> = fc.oneof(
+  { weight: 4, arbitrary: fc.record({ type: fc.constant('server.joined' as const), ...standing }) },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('server.settings' as const), ...standing }) },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('server.left' as const), server }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      type: fc.constant('server.health' as const),
+      server,
+      health: fc.constantFrom('up' as const, 'down' as const, 'unchecked' as const),
+    }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      type: fc.constant('server.admin' as const),
+      server,
+      admin: fc.constantFrom('ready' as const, 'drain' as const, 'maintenance' as const),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      type: fc.constant('server.share' as const),
+      server,
+      share: fc.constantFrom(10, 50, 100),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      type: fc.constant('server.weight' as const),
+      server,
+      weight: fc.integer({ min: 0, max: 3 }),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ type: fc.constant('settings.changed' as const), settings }) },
+);
+
+const afterEach = (events: PoolEvent[], initial: PoolSettings, check: (web: Pool) => void): void => {
+  const web = new Pool(initial);
+  for (const event of events) {
+    web.send(event);
+    check(web);
+  }
+};
+
+const events = fc.array(poolEvent, { maxLength: 60 });
+
+describe('whatever happens', () => {
+  test('what was published altogether is what the pool would publish now, and the state is the published mode', () => {
+    fc.assert(
+      fc.property(events, settings, (happened, initial) =>
+        afterEach(happened, initial, (web) => {
+          expect(Object.fromEntries(web.weights)).toEqual(web.machine.context.weights);
+          expect(web.machine.state).toBe(web.mode);
+          expect(web.machine.context.mode).toBe(web.mode);
+        }),
+      ),
+    );
+  });
+
+  test('every weight is the server’s own weight times its share', () => {
+    fc.assert(
+      fc.property(events, settings, (happened, initial) =>
+        afterEach(happened, initial, (web) => {
+          const { members } = web.machine.context;
+          for (const [name, weight] of web.weights) {
+            expect(weight).toBe(members[name]!.weight * members[name]!.share);
+            expect(weight).toBeGreaterThan(0);
+          }
+        }),
+      ),
+    );
+  });
+
+  test('no server that is down, in drain, in maintenance, of weight 0 or gone ever has weight', () => {
+    fc.assert(
+      fc.property(events, settings, (happened, initial) =>
+        afterEach(happened, initial, (web) => {
+          const { members } = web.machine.context;
+          const working = [...web.weights.keys()];
+          expect(working.filter((name) => !(name in members) || usableBy(members[name]!) === 'no')).toEqual([]);
+        }),
+      ),
+    );
+  });
+
+  test('it is exhausted exactly when no server may work, and the unproven work only when nobody else may', () => {
+    fc.assert(
+      fc.property(events, settings, (happened, initial) =>
+        afterEach(happened, initial, (web) => {
+          const members = Object.values(web.machine.context.members);
+          const somebody = members.some((member) => usableBy(member) !== 'no');
+          const proven = members.some((member) => usableBy(member) === 'fully');
+          expect(web.mode === 'exhausted').toBe(!somebody);
+          expect(web.weights.size > 0).toBe(somebody);
+          const unproven = [...web.weights.keys()].filter(
+            (name) => usableBy(web.machine.context.members[name]!) === 'lastResort',
+          );
+          expect(proven && unproven.length > 0).toBe(false);
+        }),
+      ),
+    );
+  });
+
+  test('primaries and backups never work side by side, and a backup works only below quorum + hysteresis', () => {
+    fc.assert(
+      fc.property(events, settings, (happened, initial) =>
+        afterEach(happened, initial, (web) => {
+          const { members, settings: now } = web.machine.context;
+          const working = [...web.weights.keys()].map((name) => members[name]!);
+          const onBackups = working.some(({ backup }) => backup);
+          expect(working.every(({ backup }) => backup === onBackups)).toBe(true);
+          expect(web.mode === 'onBackups').toBe(onBackups);
+          const primaries = Object.values(members).filter((member) => !member.backup && usableBy(member) === 'fully');
+          const enough = primaries.length >= now.quorum + now.hysteresis;
+          expect(onBackups && enough).toBe(false);
+          expect(onBackups && !now.allBackups && working.length !== 1).toBe(false);
+        }),
+      ),
+    );
+  });
+
+  test('whenever enough primaries are usable, all of them work', () => {
+    fc.assert(
+      fc.property(events, settings, (happened, initial) =>
+        afterEach(happened, initial, (web) => {
+          const { members, settings: now } = web.machine.context;
+          const primaries = Object.entries(members)
+            .filter(([, member]) => !member.backup && usableBy(member) === 'fully')
+            .map(([name]) => name);
+          const enough = primaries.length >= now.quorum + now.hysteresis;
+          const expected = enough ? primaries.sort() : web.serving;
+          expect(web.serving).toEqual(expected);
+        }),
+      ),
+    );
+  });
+});
+
+describe('scenarios', () => {
+  const member = (name: string, backup = false): Step[] => [
+    start(`server/web/${name}`, 'backendServer', {
+      pool: 'web',
+      name,
+      settings: {
+        rise: 1,
+        fall: 1,
+        checked: true,
+        initially: 'down',
+        weight: 1,
+        backup,
+        slowStartMs: 0,
+        shutdownSessions: false,
+      },
+    }),
+    start(`checker/web/${name}`, 'healthChecker', {
+      pool: 'web',
+      server: name,
+      settings: { intervalMs: 1000, fastIntervalMs: 1000, downIntervalMs: 1000, timeoutMs: 500, jitter: 0 },
+      startDelayMs: 0,
+      phase: 0.5,
+    }),
+  ];
+  const ofPoolAlone = new Set(['publish']);
+  const decisions = () =>
+    new Scenario({
+      shows: ({ actor, effects }) => actor === 'pool/web' && effects.some(({ type }) => ofPoolAlone.has(type)),
+    });
+
+  test('primaries fail one after the other, backups step in, primaries return', async () => {
+    const scenario = decisions().play(
+      start('pool/web', 'pool', { name: 'web', settings: SETTINGS }),
+      ...['a', 'b'].flatMap((name) => member(name)),
+      ...['spare1', 'spare2'].flatMap((name) => member(name, true)),
+      wait(500),
+      say('a fails'),
+      broken('checker/web/a'),
+      wait(1000),
+      say('b fails: the first spare works alone'),
+      broken('checker/web/b'),
+      wait(1000),
+      say('the first spare goes to maintenance: the second one takes its place'),
+      send('server/web/spare1', 'operator.maintenance'),
+      wait(1000),
+      say('the second one is drained: nobody is left'),
+      send('server/web/spare2', 'operator.drain'),
+      wait(1000),
+      say('b returns'),
+      healthy('checker/web/b'),
+      wait(1000),
+    );
+    await expect(scenario.transcript).toMatchFileSnapshot('./transcripts/pool-on-backups.txt');
+    expect(scenario.published('web')).toEqual({ b: 100 });
+  });
+
+  test('a quorum of two with a hysteresis of one', async () => {
+    const names = ['a', 'b', 'c'];
+    const scenario = decisions().play(
+      start('pool/web', 'pool', { name: 'web', settings: { allBackups: true, quorum: 2, hysteresis: 1 } }),
+      ...names.flatMap((name) => member(name)),
+      ...member('spare', true),
+      wait(500),
+      say('a and b fail: one primary is left, quorum less hysteresis'),
+      broken('checker/web/a'),
+      broken('checker/web/b'),
+      wait(1000),
+      say('c fails too'),
+      broken('checker/web/c'),
+      wait(1000),
+      say('a and b return: two are the quorum, but not quorum and hysteresis'),
+      healthy('checker/web/a'),
+      healthy('checker/web/b'),
+      wait(1000),
+      say('c returns'),
+      healthy('checker/web/c'),
+      wait(1000),
+    );
+    await expect(scenario.transcript).toMatchFileSnapshot('./transcripts/pool-quorum.txt');
+    expect(scenario.published('web')).toEqual({ a: 100, b: 100, c: 100 });
+  });
+});

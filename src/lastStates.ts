@@ -1,7 +1,8 @@
 /** What a node's own journal says of its servers when it starts: what operators wanted, and how healthy they were. */
 import { existsSync } from 'node:fs';
 import type { BackendServerContext } from '../machines/backendServer.ts';
-import { JournalReader } from './journal/reader.ts';
+import { decodedSteps, JournalReader } from './journal/reader.ts';
+import { serverId } from './wiring.ts';
 import { Replay } from './worlds/replay.ts';
 
 export type LastServerState = {
@@ -9,6 +10,8 @@ export type LastServerState = {
   admin: 'ready' | 'drain' | 'maintenance';
   /** The operator's weight, where it is not the configured one. */
   weight: number | null;
+  /** Whether the configuration of that time had it disabled, where that is known. */
+  disabled?: boolean;
 };
 
 /** By actor id. Throws what reading an unusable journal throws; an empty or missing one says nothing. */
@@ -20,6 +23,7 @@ export const lastServerStates = (path: string): Map<string, LastServerState> => 
     const replay = new Replay(reader);
     // The end of the last run of the node, not of the whole file: seeking starts at its last checkpoint.
     for (const _ of replay.run({ seek: true })) continue;
+    const disabled = disabledServers(reader);
     for (const actor of replay.actors.values()) {
       if (actor.machine !== 'backendServer') continue;
       const value = actor.snapshot.value as { health: string; admin: LastServerState['admin'] };
@@ -30,10 +34,27 @@ export const lastServerStates = (path: string): Map<string, LastServerState> => 
         health: isUp ? 'up' : isDown ? 'down' : null,
         admin: value.admin,
         weight: context.weight === context.settings.weight ? null : context.weight,
+        ...(disabled ? { disabled: disabled.has(actor.id) } : {}),
       });
     }
     return states;
   } finally {
     reader.close();
   }
+};
+
+type RecordedConfig = { backends?: Record<string, { servers: { name: string; disabled?: boolean }[] }> };
+
+/** Those that the newest recorded configuration had disabled; null when retention has taken it. */
+const disabledServers = (reader: JournalReader): Set<string> | null => {
+  for (const row of reader.rows({ actor: 'node', newestFirst: true })) {
+    if (row.type !== 'node.started' && row.type !== 'node.configured') continue;
+    const { backends = {} } = (decodedSteps(row)[0]!.event['config'] ?? {}) as RecordedConfig;
+    return new Set(
+      Object.entries(backends).flatMap(([pool, { servers }]) =>
+        servers.filter(({ disabled }) => disabled === true).map(({ name }) => serverId(pool, name)),
+      ),
+    );
+  }
+  return null;
 };

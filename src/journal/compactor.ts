@@ -4,7 +4,7 @@
  * seq is gapless, and per actor the order of rows is the order of events.
  */
 import type { Cause, Entry, Recorder } from '../../actors/system.ts';
-import { encodeBody, MEASURE, RECORD_VERSION } from './record.ts';
+import { encodeBody, GAP, MEASURE, RECORD_VERSION } from './record.ts';
 import type { Row, RunStep, SingleBody } from './record.ts';
 
 /** A run is written at this age at the latest: so much of steady observation may a crash cost. */
@@ -13,9 +13,6 @@ export const RUN_MAX_AGE_US = 10_000_000;
 const RUN_MAX_EVENTS = 1_000;
 /** Steps in a cycle: a checker goes waiting → probing → waiting. */
 const CYCLE_MAX = 2;
-
-/** The type of the row that stands for records that could not be kept. */
-export const GAP = 'journal.gap';
 
 class Run implements Cause {
   seq: number | null = null;

@@ -6,7 +6,6 @@
 import assert from 'node:assert/strict';
 import { Worker } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
-import { encode } from 'msgpackr';
 import type { Clock } from '../../actors/clock.ts';
 import { persist } from '../../actors/decide.ts';
 import type { FrozenActor, Cause, Entry, Recorder } from '../../actors/system.ts';
@@ -14,7 +13,7 @@ import { messageOf, UnderstudyError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import { threadFile } from '../threads.ts';
 import { Compactor } from './compactor.ts';
-import { encodeBody, RECORD_VERSION } from './record.ts';
+import { encodeBody, packRows, RECORD_VERSION } from './record.ts';
 import type { Row } from './record.ts';
 import type { CheckpointPart, Retention } from './store.ts';
 import type { FromWriter, ToWriter, WriterData } from './writerThread.ts';
@@ -93,6 +92,7 @@ export class Journal implements Recorder {
   #sweep: NodeJS.Timeout;
   #retry: NodeJS.Timeout | null = null;
   #closing = false;
+  #writerIsGone = false;
   #closed: (() => void) | null = null;
 
   /**
@@ -261,7 +261,9 @@ export class Journal implements Recorder {
     }
     this.#rowsSinceCheckpoint++;
     const due = Math.max(CHECKPOINT_EVERY_ROWS, CHECKPOINT_ROWS_PER_ACTOR * (this.#system?.size ?? 0));
-    if (this.#rowsSinceCheckpoint >= due) setImmediate(() => void this.checkpoint());
+    if (this.#rowsSinceCheckpoint < due) return;
+    this.#rowsSinceCheckpoint = 0;
+    setImmediate(() => void this.checkpoint());
   }
 
   #flush(): void {
@@ -276,7 +278,7 @@ export class Journal implements Recorder {
       id: ++this.#batchId,
       rows: rows.length,
       lastSeq: rows.at(-1)?.seq ?? 0,
-      bytes: encode(rows),
+      bytes: packRows(rows),
       parts,
     };
     this.#unwritten.push(batch);
@@ -300,9 +302,8 @@ export class Journal implements Recorder {
         this.#closed?.();
         return;
       }
+      this.#writerIsGone = true;
       this.#fail('WRITER_DIED', 'the journal writer ended');
-      this.#writer = startWriter(this.#writerData);
-      this.#listen(this.#writer);
     });
   }
 
@@ -362,6 +363,11 @@ export class Journal implements Recorder {
 
   /** One batch tries the disk; the others follow when it got through. */
   #sendAgain(): void {
+    if (this.#writerIsGone) {
+      this.#writerIsGone = false;
+      this.#writer = startWriter(this.#writerData);
+      this.#listen(this.#writer);
+    }
     if (this.#unwritten.length === 0) this.#send([], []);
     this.#postBatch(this.#unwritten[0]!, true);
   }

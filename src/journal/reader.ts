@@ -164,13 +164,26 @@ export class JournalReader {
     };
     for (const part of parts) {
       if (part.v > RECORD_VERSION || crc32(part.body) !== part.crc) return null;
-      const body = decodeBody(part.body) as Pick<Checkpoint, 'actors' | 'timers'>;
+      const body = decodedPart(part.body);
+      if (!body) return null;
       checkpoint.actors.push(...body.actors);
       checkpoint.timers.push(...body.timers);
     }
     return checkpoint;
   }
 }
+
+/** Null for what isn't a part of a checkpoint: then a replay begins at an earlier one. */
+const decodedPart = (bytes: Uint8Array): Pick<Checkpoint, 'actors' | 'timers'> | null => {
+  try {
+    const body = decodeBody(bytes) as Partial<Pick<Checkpoint, 'actors' | 'timers'>> | null;
+    return Array.isArray(body?.actors) && Array.isArray(body.timers)
+      ? (body as Pick<Checkpoint, 'actors' | 'timers'>)
+      : null;
+  } catch {
+    return null;
+  }
+};
 
 const isPattern = (text: string | undefined): boolean => text !== undefined && /[*?[]/.test(text);
 

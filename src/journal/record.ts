@@ -80,11 +80,39 @@ export type Step = {
 /** The one field whose value differs between repetitions of the same observation. */
 export const MEASURE = 'durationMs';
 
+/** The type of the row that stands for records that could not be kept. */
+export const GAP = 'journal.gap';
+
 const packr = new Packr({ useRecords: false });
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true });
 
 export const encodeBody = (body: unknown): Uint8Array => packr.pack(body);
 export const decodeBody = (body: Uint8Array): unknown => unpackr.unpack(body) as unknown;
+
+/** Rows on their way to the writer's thread: arrays in the order of the columns, half the work of objects with names. */
+export const packRows = (rows: readonly Row[]): Uint8Array =>
+  packr.pack(
+    rows.map((row) => [
+      row.seq,
+      row.epoch,
+      row.time,
+      row.mono,
+      row.actor,
+      row.origin,
+      row.type,
+      row.state,
+      row.cause,
+      row.count,
+      row.v,
+      row.body,
+    ]),
+  );
+
+export const unpackRows = (bytes: Uint8Array): Row[] =>
+  (unpackr.unpack(bytes) as never[][]).map(
+    ([seq, epoch, time, mono, actor, origin, type, state, cause, count, v, body]) =>
+      ({ seq, epoch, time, mono, actor, origin, type, state, cause, count, v, body }) as unknown as Row,
+  );
 
 /** Covers every column, so that no change of a single byte goes unnoticed. */
 export const checksumOf = (row: Row): number =>

@@ -1,9 +1,9 @@
 /** The journal's file: one SQLite database, written by one process, readable by any number. */
-import { closeSync, existsSync, openSync, renameSync } from 'node:fs';
+import { accessSync, closeSync, constants, existsSync, openSync, renameSync } from 'node:fs';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { UnderstudyError } from '../errors.ts';
-import { checksumOf, ROW_COLUMNS } from './record.ts';
-import type { Row } from './record.ts';
+import { checksumOf, decodeBody, GAP, ROW_COLUMNS } from './record.ts';
+import type { Row, SingleBody } from './record.ts';
 
 /** `PRAGMA application_id`: "USty". Tells our files from other databases. */
 const APPLICATION_ID = 0x55537479;
@@ -23,6 +23,8 @@ const SCHEMA = `
     PRIMARY KEY (seq, part)
   ) STRICT;
 `;
+
+const NEWEST_CHECKPOINT = 'SELECT max(seq) AS seq, max(epoch) AS epoch FROM checkpoints';
 
 export type CheckpointPart = {
   seq: number;
@@ -69,8 +71,10 @@ export class JournalStore {
    */
   static open(path: string): { store: JournalStore; aside: { path: string; message: string } | null } {
     try {
-      // SQLite's own message for an unwritable place is "unable to open database file".
-      closeSync(openSync(path, 'a'));
+      // SQLite's own message for an unwritable place is "unable to open database file". An existing file is not opened
+      // here: closing it again would drop the locks that this process holds on it.
+      if (existsSync(path)) accessSync(path, constants.W_OK);
+      else closeSync(openSync(path, 'a'));
     } catch (error) {
       throw new UnderstudyError(
         'JOURNAL_UNWRITABLE',
@@ -94,16 +98,14 @@ export class JournalStore {
     }
   }
 
-  /** Where the last run of the node ended; zeros in a new journal. */
+  /** Where the last run of the node ended; zeros in a new journal. A gap ends where the records end that it stands for. */
   last(): { seq: number; epoch: number } {
-    const row = this.#db.prepare('SELECT seq, epoch, type FROM records ORDER BY seq DESC LIMIT 1').get() as
-      { seq: number; epoch: number; type: string } | undefined;
-    const checkpoint = this.#db.prepare('SELECT max(seq) AS seq, max(epoch) AS epoch FROM checkpoints').get() as {
-      seq: number | null;
-      epoch: number | null;
-    };
+    const row = this.#db.prepare('SELECT seq, epoch, type, body FROM records ORDER BY seq DESC LIMIT 1').get() as
+      { seq: number; epoch: number; type: string; body: Uint8Array } | undefined;
+    const checkpoint = this.#db.prepare(NEWEST_CHECKPOINT).get() as { seq: number | null; epoch: number | null };
+    const through = row?.type === GAP ? Number((decodeBody(row.body) as SingleBody).event['through']) : row?.seq;
     return {
-      seq: Math.max(row?.seq ?? 0, checkpoint.seq ?? 0),
+      seq: Math.max(through ?? 0, checkpoint.seq ?? 0),
       epoch: Math.max(row?.epoch ?? 0, checkpoint.epoch ?? 0),
     };
   }
@@ -153,12 +155,13 @@ export class JournalStore {
     if (Number(changes) === PURGE_CHUNK) return true;
     this.#db.prepare('DELETE FROM checkpoints WHERE seq < ?').run(through);
     this.#db.exec('PRAGMA incremental_vacuum(10000)');
-    return false;
+    // What is too much may be more than up to this checkpoint: the next call finds out.
+    return true;
   }
 
   usedBytes(): number {
-    const value = (pragma: string) => Number(Object.values(this.#db.prepare(`PRAGMA ${pragma}`).get() ?? {})[0] ?? 0);
-    return (value('page_count') - value('freelist_count')) * value('page_size');
+    const pages = pragma(this.#db, 'page_count') - pragma(this.#db, 'freelist_count');
+    return pages * pragma(this.#db, 'page_size');
   }
 
   close(): void {
@@ -203,13 +206,14 @@ const takeLock = (path: string): DatabaseSync => {
 const openDatabase = (path: string): DatabaseSync => {
   const db = new DatabaseSync(path, { timeout: 5000 });
   try {
+    assertOurs(db, path);
     // Only possible before the first table; on an old file it does nothing.
     db.exec('PRAGMA auto_vacuum = INCREMENTAL');
     db.exec('PRAGMA journal_mode = WAL');
     // FULL: a commit is on disk when it returns. The writer has a thread of its own, so nobody waits for it.
     db.exec('PRAGMA synchronous = FULL');
     db.exec(`PRAGMA journal_size_limit = ${WAL_LIMIT_BYTES}`);
-    const version = Number(Object.values(db.prepare('PRAGMA user_version').get() ?? {})[0]);
+    const version = pragma(db, 'user_version');
     if (version > LAYOUT_VERSION) {
       throw new UnderstudyError(
         'JOURNAL_TOO_NEW',
@@ -221,11 +225,25 @@ const openDatabase = (path: string): DatabaseSync => {
     db.exec(`PRAGMA user_version = ${LAYOUT_VERSION}`);
     // Reads the root pages of all tables; a full check would take minutes on a large file.
     db.prepare('SELECT count(*) FROM (SELECT seq FROM records ORDER BY seq DESC LIMIT 100)').get();
+    db.prepare(NEWEST_CHECKPOINT).get();
     return db;
   } catch (error) {
     db.close();
     throw error;
   }
+};
+
+const pragma = (db: DatabaseSync, name: string): number =>
+  Number(Object.values(db.prepare(`PRAGMA ${name}`).get() ?? {})[0] ?? 0);
+
+/** A database of somebody else's is not written to, whatever the configuration says. */
+const assertOurs = (db: DatabaseSync, path: string): void => {
+  const { tables } = db.prepare('SELECT count(*) AS tables FROM sqlite_schema').get() as { tables: number };
+  if (tables === 0 || pragma(db, 'application_id') === APPLICATION_ID) return;
+  throw new UnderstudyError(
+    'JOURNAL_UNWRITABLE',
+    `${path} is a database, but no journal of Understudy's; name another file`,
+  );
 };
 
 const SQLITE_BUSY = 5;

@@ -3,12 +3,11 @@
  * keeps nothing that it could not write: the sender does, and sends it again.
  */
 import { parentPort, workerData } from 'node:worker_threads';
-import { decode } from 'msgpackr';
 import assert from 'node:assert/strict';
 import { codeOf, messageOf, UnderstudyError } from '../errors.ts';
 import { JournalStore } from './store.ts';
 import type { CheckpointPart, Retention } from './store.ts';
-import type { Row } from './record.ts';
+import { unpackRows } from './record.ts';
 
 export type WriterData = { path: string; retention: Retention };
 
@@ -46,7 +45,7 @@ const commitWaiting = (store: JournalStore): void => {
   if (!last) return;
   try {
     store.commit(
-      batches.flatMap((batch) => decode(batch.rows) as Row[]),
+      batches.flatMap((batch) => unpackRows(batch.rows)),
       batches.flatMap((batch) => batch.parts),
     );
     failing = false;

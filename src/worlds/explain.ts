@@ -42,7 +42,8 @@ export const explain = (reader: JournalReader, actor: string, atUs?: number): Ex
   const last = seen.at(-1)!;
   const kind = actor.slice(0, actor.includes('/') ? actor.indexOf('/') : undefined);
   if (kind === 'server') return explainServer(reader, actor, seen, until, config);
-  const changes = seen.filter(({ step, before }) => before !== step.state);
+  // What a pool publishes is news even where its state keeps its name.
+  const changes = seen.filter(({ step, before }) => before !== step.state || publishText(step) !== null);
   const chain = changes.slice(-GENERIC_CHAIN);
   const newest = chain.at(-1) ?? last;
   return {
@@ -114,57 +115,81 @@ const explainServer = (
 ): Explanation => {
   const [, pool = '', server = ''] = actor.split('/');
   const changes = seen.filter(({ step, before }) => before !== step.state || isCount(step, before));
-  const lastChange = changes.at(-1) ?? seen.at(-1)!;
-  const now = partsOf(lastChange.step.state);
-  const chain = chainOf(changes);
-  const address = addressOf(config, pool, server);
-  const { fall, rise } = thresholdsOf(seen);
+  const now = partsOf((seen.at(-1) ?? changes.at(-1)!).step.state);
+  const known = { ...thresholdsOf(seen), address: addressOf(config, pool, server), hurries: hurries(config, pool) };
+  const chain = chainOf(changes, now);
   const sentences: Explanation['sentences'] = [];
-  const start = chain[0]!;
-  const settledBefore = start.before === null ? null : partsOf(start.before);
-  if (settledBefore) {
-    const steady = steadyBefore(seen, start);
-    const since = seen.findLast(
-      ({ step, before }) =>
-        step.wallUs <= start.step.wallUs &&
-        step !== start.step &&
-        partsOf(step.state).health === settledBefore.health &&
-        (before === null || partsOf(before).health !== settledBefore.health),
-    );
-    if (since) {
-      const checks =
-        steady === 0
-          ? ''
-          : `, with ${steady} ${steady === 1 ? 'check' : 'checks'} ${settledBefore.health === 'down' ? 'failed' : 'passed'} in a row before this`;
-      sentences.push({
-        timeUs: since.step.wallUs,
-        seq: since.step.seq,
-        text: `It was ${word(settledBefore.health)} from here on${checks}.`,
-      });
-    }
-  }
+  const settled = settledSentence(seen, chain[0]!);
+  if (settled) sentences.push(settled);
   let count = 0;
   for (const { step, before } of chain) {
     const from = before === null ? null : partsOf(before);
     const to = partsOf(step.state);
-    if (isSettled(from?.health ?? 'up')) count = 0;
+    if (from === null || (isSettled(from.health) && from.health !== to.health)) count = 0;
     if (step.event.type.startsWith('check.')) count++;
-    sentences.push({
-      timeUs: step.wallUs,
-      seq: step.seq,
-      text: serverSentence(step, from, to, count, { fall, rise, address }),
-    });
-    for (const text of consequences(reader, step)) sentences.push({ timeUs: step.wallUs, seq: step.seq, text });
+    const at = { timeUs: step.wallUs, seq: step.seq };
+    sentences.push({ ...at, text: serverSentence(step, from, to, count, known) });
+    for (const text of consequences(reader, step)) sentences.push({ ...at, text });
   }
+  const healthSince = lastChangeOf(changes, 'health');
+  const adminSince = lastChangeOf(changes, 'admin');
+  const since = now.admin === 'maintenance' ? adminSince : healthSince;
   return {
     actor,
-    state: lastChange.step.state,
-    sinceUs: lastChange.step.wallUs,
+    state: seen.at(-1)!.step.state,
+    sinceUs: since,
     atUs,
-    headline: `Server ${pool}/${server} (${address}) is ${describe(now)} since ${formatDateTime(lastChange.step.wallUs)} (${formatSpan(atUs - lastChange.step.wallUs)}).`,
+    headline: headlineOf(`${pool}/${server} (${known.address})`, now, { healthSince, adminSince, atUs }),
     sentences,
-    remarks: sinceThen(seen, lastChange, atUs),
+    remarks: sinceThen(seen, chain.at(-1)!, atUs),
   };
+};
+
+const headlineOf = (
+  name: string,
+  now: ServerState,
+  { healthSince, adminSince, atUs }: { healthSince: number; adminSince: number; atUs: number },
+): string => {
+  const since = (us: number) => `since ${formatDateTime(us)} (${formatSpan(atUs - us)})`;
+  if (now.admin === 'maintenance') return `Server ${name} is in MAINTENANCE ${since(adminSince)}.`;
+  const slow = now.warmth === 'warming' ? ', in slow start,' : '';
+  const drained = now.admin === 'drain' ? ` It is drained ${since(adminSince)}.` : '';
+  return `Server ${name} is ${word(now.health)}${slow} ${since(healthSince)}.${drained}`;
+};
+
+/** When a region entered its present state, µs since 1970. */
+const lastChangeOf = (changes: Seen[], region: keyof ServerState): number =>
+  changes.findLast(({ step, before }) => before === null || partsOf(before)[region] !== partsOf(step.state)[region])
+    ?.step.wallUs ?? 0;
+
+/** Where it stood before the chain began, and for how many checks. */
+const settledSentence = (seen: Seen[], start: Seen): Explanation['sentences'][number] | null => {
+  if (start.before === null) return null;
+  const { health } = partsOf(start.before);
+  const index = seen.indexOf(start);
+  const entered = seen
+    .slice(0, index)
+    .findLast(
+      ({ step, before }) =>
+        partsOf(step.state).health === health && (before === null || partsOf(before).health !== health),
+    );
+  if (!entered || (health !== 'up' && health !== 'down')) return null;
+  const outcome = health === 'up' ? 'passed' : 'failed';
+  const checks = seen
+    .slice(seen.indexOf(entered) + 1, index)
+    .filter(({ step }) => step.event.type === `check.${outcome}`).length;
+  const stood = health === 'up' ? 'It came UP.' : 'It was marked DOWN.';
+  const text =
+    checks === 0 ? stood : `${stood} Then ${checks === 1 ? 'one check' : `${checks} checks in a row`} ${outcome}.`;
+  return { timeUs: entered.step.wallUs, seq: entered.step.seq, text };
+};
+
+/** Whether a server in doubt is checked more often than others. */
+const hurries = (config: Record<string, unknown>, pool: string): boolean => {
+  type Check = { interval: number; fastInterval?: number };
+  const backends = config['backends'] as Record<string, { check: Check | false }> | undefined;
+  const check = backends?.[pool]?.check;
+  return check ? (check.fastInterval ?? check.interval) < check.interval : false;
 };
 
 /** Going down 1 of 3, 2 of 3: the state keeps its name but the count moves. */
@@ -177,32 +202,30 @@ const isCount = (step: Step, before: string | null): boolean => {
   );
 };
 
-/** Back from the present to where it left the last settled state of health, and what operators did in between. */
-const chainOf = (changes: Seen[]): Seen[] => {
+/**
+ * Back from the present to where it left the last settled state of health, or to the start or the operator's word that
+ * made it unchecked. What an operator wants now is part of it, however long ago it was said.
+ */
+const chainOf = (changes: Seen[], now: ServerState): Seen[] => {
   let begin = changes.length - 1;
   // Slow start and operators' steps don't explain health: go back to the last change of health first.
   while (begin > 0 && !changesHealth(changes[begin]!)) begin--;
   while (begin > 0) {
     const { before } = changes[begin]!;
-    if (before === null || isSettled(partsOf(before).health)) break;
+    if (before === null || partsOf(before).health === 'up' || partsOf(before).health === 'down') break;
     begin--;
   }
-  return changes.slice(Math.max(0, begin));
+  const chain = changes.slice(begin);
+  if (now.admin === 'ready' || chain.some(changesAdmin)) return chain;
+  const said = changes.findLast(changesAdmin);
+  return said ? [said, ...chain] : chain;
 };
+
+const changesAdmin = ({ step, before }: Seen): boolean =>
+  before !== null && partsOf(before).admin !== partsOf(step.state).admin;
 
 const changesHealth = ({ step, before }: Seen): boolean =>
   before === null || partsOf(before).health !== partsOf(step.state).health || isCount(step, before);
-
-const steadyBefore = (seen: Seen[], start: Seen): number => {
-  let count = 0;
-  for (let index = seen.indexOf(start) - 1; index >= 0; index--) {
-    const { step, before } = seen[index]!;
-    if (!step.event.type.startsWith('check.') || before === null) break;
-    count++;
-    if (before !== step.state) break;
-  }
-  return count;
-};
 
 const thresholdsOf = (seen: Seen[]): { fall: number; rise: number } => {
   for (const { step } of seen.toReversed()) {
@@ -229,14 +252,6 @@ const WORDS: Record<string, string> = {
 };
 const word = (health: string): string => WORDS[health] ?? health;
 
-const describe = ({ health, admin, warmth }: ServerState): string => {
-  const parts = [word(health)];
-  if (admin === 'drain') parts.push('drained by an operator');
-  if (admin === 'maintenance') parts.splice(0, 1, 'in MAINTENANCE');
-  if (warmth === 'warming') parts.push('in slow start');
-  return parts.join(', ');
-};
-
 const checkText = (step: Step): string => {
   const { code, message, durationMs } = step.event as unknown as { code: string; message: string; durationMs: number };
   const detail = message === '' ? code : `${message} (${code})`;
@@ -248,7 +263,7 @@ const serverSentence = (
   from: ServerState | null,
   to: ServerState,
   count: number,
-  known: { fall: number; rise: number; address: string },
+  known: { fall: number; rise: number; hurries: boolean },
 ): string => {
   const { event } = step;
   switch (event.type) {
@@ -263,7 +278,7 @@ const serverSentence = (
         if (from?.health === 'goingUp') return `${text} It had begun to come back; DOWN again.`;
         return `${text} Failure ${count} of ${known.fall}: marked DOWN.`;
       }
-      return `${text} Failure ${count} of the ${known.fall} in a row that mark it down; checked more often from now.`;
+      return `${text} Failure ${count} of the ${known.fall} in a row that mark it down${known.hurries && count === 1 ? '; it is checked more often from now' : ''}.`;
     }
     case 'check.passed': {
       const text = `Check passed: ${checkText(step)}.`;
@@ -351,7 +366,9 @@ const poolSentence = (step: Step, before: string | null): string => {
   };
   const cause = what[event.type] ?? event.type;
   const publish = publishText(step);
-  return `${cause}: ${before === null ? 'it started' : `${before} → ${step.state}`}.${publish === null ? '' : ` ${publish}`}`;
+  if (before === null) return `The node started with it, ${step.state}.`;
+  const change = before === step.state ? '' : `: ${before} → ${step.state}`;
+  return `${cause}${change}.${publish === null ? '' : ` ${publish}`}`;
 };
 
 const genericSentence = (step: Step, before: string | null): string => {

@@ -7,10 +7,10 @@ import type { Effect, Snapshot } from '../../actors/decide.ts';
 import { ACTOR_STARTED, ACTOR_STOPPED } from '../../actors/system.ts';
 import { machines } from '../../machines/index.ts';
 import type { MachineName } from '../../machines/index.ts';
-import { messageOf } from '../errors.ts';
-import { GAP } from '../journal/compactor.ts';
+import { messageOf, UnderstudyError } from '../errors.ts';
 import { decodedSteps } from '../journal/reader.ts';
 import type { Checkpoint, JournalReader } from '../journal/reader.ts';
+import { GAP } from '../journal/record.ts';
 import type { Step } from '../journal/record.ts';
 
 export type ReplayedActor = {
@@ -43,6 +43,16 @@ export type Replayed = {
   divergence: Divergence | null;
 };
 
+const divergenceOf = (step: Step, what: string, recorded: unknown, decided: unknown): Divergence => ({
+  seq: step.seq,
+  actor: step.actor,
+  timeUs: step.wallUs,
+  event: step.event.type,
+  what,
+  recorded,
+  decided,
+});
+
 export class Replay {
   readonly actors = new Map<string, ReplayedActor>();
   /** Gaps met on the way, for which nothing could be decided until the checkpoint after them. */
@@ -58,9 +68,10 @@ export class Replay {
 
   /**
    * Goes through the journal up to a time. With `seek` it starts at the last checkpoint before it, for those who want
-   * the state only. @throws UnderstudyError RECORD_UNREADABLE
+   * the state only. `beforeRow` is called when all before that row has been decided, and nothing of it.
+   * @throws UnderstudyError RECORD_UNREADABLE, also for a record that is missing
    */
-  *run(options: { untilUs?: number; seek?: boolean } = {}): Generator<Replayed> {
+  *run(options: { untilUs?: number; seek?: boolean; beforeRow?: (seq: number) => void } = {}): Generator<Replayed> {
     const untilUs = options.untilUs ?? Number.MAX_SAFE_INTEGER;
     let fromSeq = this.#reader.bounds().firstSeq;
     const start =
@@ -75,15 +86,22 @@ export class Replay {
       fromSeq = start.seq + 1;
     }
     let skipThrough = 0;
+    let expectedSeq = fromSeq;
     for (const row of this.#reader.rows({ fromSeq })) {
       if (row.seq <= skipThrough) continue;
+      if (row.seq !== expectedSeq && skipThrough === 0) throw missing(expectedSeq, row.seq);
+      expectedSeq = row.seq + 1;
+      skipThrough = 0;
+      options.beforeRow?.(row.seq);
       this.rows++;
-      // A run that ends after `until` may have begun before it.
+      // A run that ends after `until` may have begun before it, but not in an earlier life of the node.
       if (row.time > untilUs && row.count === 1) {
-        if (row.actor === 'node') break;
+        if (row.type === 'node.started') break;
         continue;
       }
-      for (const step of decodedSteps(row)) {
+      const steps = decodedSteps(row);
+      const recordedState = row.count > 1 ? row.state : null;
+      for (const [index, step] of steps.entries()) {
         if (step.wallUs > untilUs) break;
         if (step.event.type === GAP) {
           skipThrough = this.#crossGap(step);
@@ -91,7 +109,12 @@ export class Replay {
           continue;
         }
         this.steps++;
-        yield this.#decide(step);
+        const replayed = this.#decide(step);
+        // A run has its last state as a column too, for those who look with SQL.
+        if (recordedState !== null && index === steps.length - 1 && recordedState !== step.state) {
+          replayed.divergence ??= divergenceOf(step, 'another state in the column', recordedState, step.state);
+        }
+        yield replayed;
       }
     }
   }
@@ -126,15 +149,8 @@ export class Replay {
       this.actors.delete(step.actor);
       return { step, before: actor?.state ?? null, after: 'stopped', changed: true, divergence: null };
     }
-    const divergence = (what: string, recorded: unknown, decided: unknown): Divergence => ({
-      seq: step.seq,
-      actor: step.actor,
-      timeUs: step.wallUs,
-      event: event.type,
-      what,
-      recorded,
-      decided,
-    });
+    const divergence = (what: string, recorded: unknown, decided: unknown): Divergence =>
+      divergenceOf(step, what, recorded, decided);
     if (!actor && event.type !== ACTOR_STARTED) {
       return {
         step,
@@ -229,29 +245,33 @@ export const verify = (reader: JournalReader): VerifyResult => {
   let divergence: Divergence | null = null;
   const seqs = reader.checkpointSeqs();
   let next = 0;
-  const compareCheckpoints = (beforeSeq: number): Divergence | null => {
+  const compareCheckpoints = (beforeSeq: number): void => {
     for (; next < seqs.length && seqs[next]! < beforeSeq; next++) {
-      if (seqs[next]! !== lastSeq) continue;
+      if (divergence || seqs[next]! !== lastSeq) continue;
       const checkpoint = reader.checkpoint({ atLeastSeq: lastSeq, atMostSeq: lastSeq });
       if (!checkpoint) continue;
       checkpoints++;
-      const differing = differenceTo(checkpoint, replay);
-      if (differing) return differing;
+      divergence = differenceTo(checkpoint, replay);
     }
-    return null;
   };
-  for (const { step, divergence: found } of replay.run()) {
-    if (step.seq !== lastSeq) divergence = compareCheckpoints(step.seq);
+  for (const { step, divergence: found } of replay.run({ beforeRow: compareCheckpoints })) {
     divergence ??= found;
     if (divergence) break;
     lastSeq = step.event.type === GAP ? Number(step.event['through']) : step.seq;
   }
-  divergence ??= compareCheckpoints(Number.MAX_SAFE_INTEGER);
+  compareCheckpoints(Number.MAX_SAFE_INTEGER);
   return { rows: replay.rows, events: replay.steps, checkpoints, gaps: replay.gaps, divergence };
 };
 
+const missing = (from: number, next: number): UnderstudyError => {
+  const which = next === from + 1 ? `record ${from} is` : `records ${from} to ${next - 1} are`;
+  return new UnderstudyError('RECORD_UNREADABLE', `${which} missing: the next one is ${next}`);
+};
+
 const differenceTo = (checkpoint: Checkpoint, replay: Replay): Divergence | null => {
-  for (const { id, machine: _machine, sinceUs: _since, ...recorded } of checkpoint.actors) {
+  const recordedById = new Map(checkpoint.actors.map(({ id, value, context }) => [id, { value, context }]));
+  for (const id of new Set([...recordedById.keys(), ...replay.actors.keys()])) {
+    const recorded = recordedById.get(id) ?? null;
     const actor = replay.actors.get(id);
     const decided = actor ? persist(actor.snapshot) : null;
     if (same(decided, recorded)) continue;

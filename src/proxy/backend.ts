@@ -113,27 +113,27 @@ export class Backend {
 
   /**
    * A place at a server, now or after a wait; `excluded` are those that failed this request already, used again only
-   * when there is no other. Returns how to stop waiting.
+   * when there is no other. Returns how to stop waiting, or null when it was decided at once and there is no waiting.
    */
   acquire(
     clientAddress: string,
     excluded: ReadonlySet<Server>,
     got: (place: Place) => void,
     refused: (refusal: Refusal) => void,
-  ): () => void {
+  ): (() => void) | null {
     const usable = this.#usable(excluded);
     if (usable.length === 0) {
       refused('exhausted');
-      return () => {};
+      return null;
     }
     const place = this.#take(usable, clientAddress);
     if (place) {
       got(place);
-      return () => {};
+      return null;
     }
     if (this.#waiters.size >= MAX_QUEUE) {
       refused('queueFull');
-      return () => {};
+      return null;
     }
     return this.#wait(clientAddress, excluded, got, refused);
   }
@@ -142,7 +142,11 @@ export class Backend {
   wakeWaiters(): void {
     for (const waiter of this.#waiters) {
       const place = this.#take(this.#usable(waiter.excluded), waiter.clientAddress);
-      if (!place) return;
+      if (!place) {
+        // The next one may use a server that this one has failed at already; otherwise it would fare no better.
+        if (waiter.excluded.size > 0) continue;
+        return;
+      }
       waiter.leave();
       waiter.got(place);
     }

@@ -26,6 +26,8 @@ export class DataPlane {
   #model: Model = { frontends: [], backends: [] };
   #pools = new Map<string, { mode: PoolMode; weights: Weights }>();
   #listeners = new Map<string, ListenerModel>();
+  /** Listeners that a worker which has just started is yet to open. */
+  #opening = new WeakMap<Worker, Set<string>>();
   /** Workers that still have sessions of a listener which is being drained. */
   #draining = new Map<string, Set<number>>();
 
@@ -118,12 +120,16 @@ export class DataPlane {
         for (const [pool, { mode, weights }] of this.#pools)
           this.#tell(worker, { kind: 'weights', pool, mode, weights });
         for (const listener of this.#listeners.values()) this.#tell(worker, { kind: 'listen', listener });
-        this.#reports.workerReady(index);
+        // It is ready when it serves.
+        this.#opening.set(worker, new Set(this.#listeners.keys()));
+        this.#readyIfOpen(index, worker);
         return;
       case 'listening':
+        this.#settled(index, worker, message.id);
         this.#reports.listenerOpened(message.id, message.port);
         return;
       case 'listenFailed':
+        this.#settled(index, worker, message.id);
         this.#reports.listenerFailed(message.id, message.code, message.message);
         return;
       case 'listenerDrained':
@@ -134,6 +140,16 @@ export class DataPlane {
           if (other !== index) this.#tell(peer, { kind: 'freed', pool: message.pool });
         }
     }
+  }
+
+  #settled(index: number, worker: Worker, id: string): void {
+    if (this.#opening.get(worker)?.delete(id) === true) this.#readyIfOpen(index, worker);
+  }
+
+  #readyIfOpen(index: number, worker: Worker): void {
+    if (this.#opening.get(worker)?.size !== 0) return;
+    this.#opening.delete(worker);
+    this.#reports.workerReady(index);
   }
 
   #drained(id: string, index: number): void {

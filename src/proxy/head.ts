@@ -73,7 +73,7 @@ const table = (allowed: (byte: number) => boolean): Uint8Array =>
 const inText = (characters: string) => (byte: number) => characters.includes(String.fromCharCode(byte));
 
 /** RFC 9110 section 5.6.2: tchar. */
-const TOKEN = table((byte) => /[A-Za-z0-9]/.test(String.fromCharCode(byte)) || inText("!#$%&'*+-.^_`|~")(byte));
+export const TOKEN = table((byte) => /[A-Za-z0-9]/.test(String.fromCharCode(byte)) || inText("!#$%&'*+-.^_`|~")(byte));
 /** RFC 9110 section 5.5: field-vchar, and white space within. obs-text is passed on as it is. */
 const VALUE = table((byte) => byte === HTAB || (byte >= SP && byte !== 127));
 /** What a target may hold: visible ASCII without `#`, and without what RFC 3986 never allows unencoded but clients send. */
@@ -238,6 +238,9 @@ const versionAt = (bytes: Buffer, at: number): 0 | 1 | null => {
   return digit === 49 ? 1 : digit === 48 ? 0 : null;
 };
 
+/** As much as has come of `HTTP/1.1` and its CRLF. */
+const VERSION_PREFIX = /^(?:H|HT|HTT|HTTP|HTTP\/|HTTP\/\d|HTTP\/\d\.|HTTP\/\d\.\d\r?)?$/;
+
 /** A request head at the start of `bytes`. Refusals: 400, 405, 414, 431, 501, 505. */
 export const parseRequest = (bytes: Buffer): Parsed<RequestHead> => {
   let start = 0;
@@ -255,7 +258,7 @@ export const parseRequest = (bytes: Buffer): Parsed<RequestHead> => {
   if (at >= bytes.length) return 'more';
   if (bytes[at] !== SP || at === targetStart) return 400;
   const targetEnd = at++;
-  if (bytes.length < at + 10) return bytes.toString('latin1', at).match(/^H?T?T?P?\/?1?\.?[01]?\r?$/) ? 'more' : 400;
+  if (bytes.length < at + 10) return VERSION_PREFIX.test(bytes.toString('latin1', at)) ? 'more' : 400;
   const minor = versionAt(bytes, at);
   if (minor === null) return /^HTTP\/\d\.\d\r\n$/.test(bytes.toString('latin1', at, at + 10)) ? 505 : 400;
   if (bytes[at + 8] !== CR || bytes[at + 9] !== LF) return 400;
@@ -290,7 +293,7 @@ export const parseRequest = (bytes: Buffer): Parsed<RequestHead> => {
     targetEnd,
     path: target.path,
     authority: target.authority,
-    host: hostName(target.authority ?? hostText ?? ''),
+    host: withoutPort(target.authority ?? hostText ?? ''),
     hostField: meaning.hostField,
     contentLength,
     chunked: transferEncoding !== null,
@@ -313,7 +316,8 @@ const targetOf = (
   if (text === '*') return method === 'OPTIONS' ? { path: text, authority: null } : null;
   const match = /^https?:\/\/([^/?]+)([/?].*)?$/i.exec(text);
   if (!match || !validAuthority(match[1]!) || match[1]!.includes('@')) return null;
-  const rest = match[2] ?? '/';
+  // RFC 9112 section 3.2.4: OPTIONS without a path is about the server as a whole.
+  const rest = match[2] ?? (method === 'OPTIONS' ? '*' : '/');
   return { path: rest.startsWith('?') ? `/${rest}` : rest, authority: match[1]! };
 };
 
@@ -322,7 +326,7 @@ const validAuthority = (text: string): boolean => {
   return /^(?:\[[0-9a-fA-F:.]+\]|[^:[\]]*)(?::\d*)?$/.test(text);
 };
 
-const hostName = (authority: string): string => authority.replace(/:\d*$/, '').toLowerCase();
+const withoutPort = (authority: string): string => authority.replace(/:\d*$/, '').toLowerCase();
 
 /** A response head at the start of `bytes`, for a request of this method. The only refusal is 502. */
 export const parseResponse = (bytes: Buffer, requestMethod: string): Parsed<ResponseHead> => {
@@ -331,8 +335,9 @@ export const parseResponse = (bytes: Buffer, requestMethod: string): Parsed<Resp
     return 'HTTP/1.'.startsWith(bytes.toString('latin1', 0, Math.min(7, bytes.length))) ? 'more' : 502;
   const minor = versionAt(bytes, 0);
   if (minor === null || bytes[8] !== SP) return 502;
-  const status = Number(bytes.toString('latin1', 9, 12));
-  if (!Number.isInteger(status) || status < 100 || status > 599) return 502;
+  const digits = bytes.toString('latin1', 9, 12);
+  if (!/^[1-5]\d\d$/.test(digits)) return 502;
+  const status = Number(digits);
   let at = 12;
   if (bytes[at] === SP) at++;
   else if (bytes[at] !== CR) return 502;
@@ -387,9 +392,11 @@ const X_FORWARDED_PROTO = 'x-forwarded-proto';
 /** The head to send to a server: same method and target, without what was meant for this hop. */
 export const requestHeadFor = (
   head: RequestHead,
-  changes: { clientAddress: string; scheme: string; upgrade: boolean },
+  changes: { clientAddress: string; scheme: string; upgrade: boolean; defaultHost: string },
 ): Buffer => {
-  const host = head.authority === null ? '' : `Host: ${head.authority}\r\n`;
+  // RFC 9112 section 3.2: the target's authority goes before the Host field, and HTTP/1.1 has always one.
+  const hostName = head.authority ?? (head.hostField === -1 ? changes.defaultHost : null);
+  const host = hostName === null ? '' : `Host: ${hostName}\r\n`;
   const connection = changes.upgrade ? `Connection: Upgrade\r\nUpgrade: ${head.upgrade}\r\n` : '';
   const line = `${head.method} ${head.path} HTTP/1.1\r\n${host}`;
   const extra = `X-Forwarded-For: ${changes.clientAddress}\r\nX-Forwarded-Proto: ${changes.scheme}\r\n${connection}\r\n`;

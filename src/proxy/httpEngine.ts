@@ -5,6 +5,7 @@
  * What may be tried again: a request whose connection failed (nothing was sent), and an idempotent request without a
  * body whose connection died before the first byte of an answer (RFC 9110 section 9.2.2).
  */
+import { formatEndpoint } from '../config/units.ts';
 import type { Backend, Place, Refusal, Server } from './backend.ts';
 import type { ClientSession, ClientSocket, Engine, Frontend } from './engine.ts';
 import { route } from './engine.ts';
@@ -46,6 +47,9 @@ class HttpClient implements ClientSession {
   #draining = false;
   #ended = false;
   #closing = false;
+  /** An upgraded connection: what goes over it is not ours any more. */
+  #detached = false;
+  #closingTimer: NodeJS.Timeout | null = null;
 
   constructor(engine: Engine, frontend: () => Frontend, socket: ClientSocket, onClosed: () => void) {
     this.engine = engine;
@@ -63,6 +67,7 @@ class HttpClient implements ClientSession {
     socket.on('error', () => socket.destroy());
     socket.once('close', () => {
       this.#stopHeadTimer();
+      if (this.#closingTimer) clearTimeout(this.#closingTimer);
       this.#exchange?.abandon();
       this.#exchange = null;
       this.#onClosed();
@@ -75,12 +80,13 @@ class HttpClient implements ClientSession {
 
   /** Answers to come say `Connection: close`. */
   get closesAfterThis(): boolean {
-    return this.#draining || this.#ended;
+    return this.#draining || (this.#ended && this.#input.length === 0);
   }
 
   drain(): void {
     this.#draining = true;
-    if (!this.#exchange && this.#input.length === 0) this.socket.end();
+    // A request that crosses our end of the connection must not be carried out, as its answer could not be sent.
+    if (!this.#exchange && this.#input.length === 0 && !this.#detached && !this.#closing) this.answerWith(EMPTY);
   }
 
   destroy(): void {
@@ -102,11 +108,14 @@ class HttpClient implements ClientSession {
     this.#exchange = null;
     this.#closing = true;
     this.#input = EMPTY;
-    this.socket.end(last);
-    // Closing with unread input would reset the connection and could cost the client the answer: read it away, but
-    // not for ever.
+    // As long as it reads at all it gets the whole answer.
+    this.socket.setTimeout(this.frontend.model.timeouts.client);
+    this.socket.end(last, () => {
+      // Closing with unread input would reset the connection and could cost the client the answer: what it still sends
+      // is read away, but not for ever.
+      this.#closingTimer = setTimeout(() => this.socket.destroy(), CLOSING_TIMEOUT_MS);
+    });
     this.socket.resume();
-    this.socket.setTimeout(CLOSING_TIMEOUT_MS);
   }
 
   count(slot: number, status: number): void {
@@ -120,7 +129,17 @@ class HttpClient implements ClientSession {
       this.answerWith(EMPTY);
       return;
     }
-    this.socket.setTimeout(this.frontend.model.timeouts.keepAlive);
+    this.#nextOne();
+  }
+
+  /** Waits for the next request, but not before this client has read what it got: its answers must not pile up here. */
+  #nextOne(): void {
+    const { client, keepAlive: idle } = this.frontend.model.timeouts;
+    if (this.socket.writableNeedDrain) {
+      this.socket.setTimeout(client);
+      return;
+    }
+    this.socket.setTimeout(idle);
     this.#process();
   }
 
@@ -129,6 +148,7 @@ class HttpClient implements ClientSession {
     const rest = this.#input;
     this.#input = EMPTY;
     this.#exchange = null;
+    this.#detached = true;
     this.#stopHeadTimer();
     this.socket
       .off('data', this.#onData)
@@ -154,21 +174,23 @@ class HttpClient implements ClientSession {
     }
   };
 
-  #onDrain = (): void => this.#exchange?.clientDrained();
+  #onDrain = (): void => {
+    if (this.#exchange) this.#exchange.clientDrained();
+    else if (!this.#closing) this.#nextOne();
+  };
 
   /** The client has said all that it will; it still gets its answers. */
   #onEnd = (): void => {
     this.#ended = true;
-    if (this.#closing) return;
-    if (this.#exchange) this.#exchange.clientEnded();
-    else this.socket.end();
+    if (!this.#closing) this.#process();
   };
 
   #onTimeout = (): void => {
-    if (this.#closing) this.socket.destroy();
+    // With part of an answer unsent, only a reset tells the client that it is not whole.
+    if (this.#closing) this.socket.resetAndDestroy();
     else if (this.#exchange) this.#exchange.clientTimedOut();
-    // An idle connection is closed without a word; one with half a head is told.
-    else if (this.#input.length > 0) this.refuse(408);
+    // An idle connection is closed without a word, and so is one that doesn't read; one with half a head is told.
+    else if (this.#input.length > 0 && !this.socket.writableNeedDrain) this.refuse(408);
     else this.socket.destroy();
   };
 
@@ -180,7 +202,13 @@ class HttpClient implements ClientSession {
         if (taken === 0 || this.#exchange) break;
         continue;
       }
+      if (this.socket.writableNeedDrain) break;
       if (this.#input.length === 0 || !this.#nextRequest()) break;
+    }
+    if (this.#ended && this.#input.length === 0 && !this.#closing) {
+      // The client has half-closed: it still gets its answers, but a request that is not complete never will be.
+      if (!this.#exchange) this.answerWith(EMPTY);
+      else if (!this.#exchange.hasWholeRequest) this.destroy();
     }
     if (this.#paused && this.#input.length <= MAX_PENDING_BYTES) {
       this.#paused = false;
@@ -193,6 +221,7 @@ class HttpClient implements ClientSession {
     const head = parseRequest(this.#input);
     if (head === 'more') {
       if (this.#input.length > MAX_HEAD_BYTES) this.refuse(431);
+      else if (this.#ended) this.refuse(400);
       else this.#startHeadTimer();
       return false;
     }
@@ -264,12 +293,13 @@ class Exchange implements ConnectionUser {
   }
 
   start(): void {
-    this.#giveUp = this.#backend.acquire(
+    const leave = this.#backend.acquire(
       this.#client.address,
       this.#tried,
       (place) => this.#got(place),
       (refusal) => this.#refuse(REFUSAL_STATUS[refusal]),
     );
+    if (leave) this.#giveUp = leave;
   }
 
   /** How much of `input` is body and has been passed on. */
@@ -284,26 +314,29 @@ class Exchange implements ConnectionUser {
       this.#fail(400);
       return 0;
     }
-    if (taken > 0) {
-      this.#bodyStarted = true;
-      server.write(input.subarray(0, taken));
-      this.#countBytes('bytesIn', taken);
-    }
-    socket.setTimeout(this.#requestBody.done ? 0 : this.#client.frontend.model.timeouts.client);
-    if (this.#requestBody.done) {
+    if (taken === 0) return 0;
+    this.#bodyStarted = true;
+    server.write(input.subarray(0, taken));
+    this.#countBytes('bytesIn', taken);
+    if (this.#requestBody.done || server.writableNeedDrain) {
+      // It is the server's turn now.
+      socket.setTimeout(0);
       this.#awaitServer();
+    } else {
+      socket.setTimeout(this.#client.frontend.model.timeouts.client);
     }
     return taken;
   }
 
   clientDrained(): void {
     this.#connection?.socket.resume();
-    if (this.#requestBody.done) this.#client.socket.setTimeout(0);
+    if (!this.#requestBody.done) return;
+    this.#client.socket.setTimeout(0);
+    this.#awaitServer();
   }
 
-  clientEnded(): void {
-    // A request cut off in its body can't be completed any more.
-    if (!this.#requestBody.done) this.#client.destroy();
+  get hasWholeRequest(): boolean {
+    return this.#requestBody.done;
   }
 
   clientTimedOut(): void {
@@ -337,7 +370,7 @@ class Exchange implements ConnectionUser {
       }
       if (head.status < 200) {
         // RFC 9110 section 15.2: passed on, but not to HTTP/1.0, which has no interim answers.
-        if (this.#head.minor === 1) this.#client.socket.write(responseHeadFor(head, '', false));
+        if (this.#head.minor === 1) this.#writeToClient(responseHeadFor(head, '', false));
         continue;
       }
       this.#startResponse(head);
@@ -345,6 +378,10 @@ class Exchange implements ConnectionUser {
   }
 
   onDrain(): void {
+    if (!this.#requestBody.done) {
+      this.#connection?.socket.setTimeout(0);
+      this.#client.socket.setTimeout(this.#client.frontend.model.timeouts.client);
+    }
     this.#client.moreBody();
   }
 
@@ -405,7 +442,8 @@ class Exchange implements ConnectionUser {
     this.#connection = connection;
     connection.user = this;
     const { address, scheme } = this.#client;
-    const head = requestHeadFor(this.#head, { clientAddress: address, scheme, upgrade: this.#upgrades });
+    const defaultHost = formatEndpoint(this.#place!.server.model.address);
+    const head = requestHeadFor(this.#head, { clientAddress: address, scheme, upgrade: this.#upgrades, defaultHost });
     this.#sent = true;
     connection.socket.write(head);
     this.#countBytes('bytesIn', head.length);
@@ -501,7 +539,9 @@ class Exchange implements ConnectionUser {
   #writeToClient(bytes: Buffer): void {
     this.#countBytes('bytesOut', bytes.length);
     if (this.#client.socket.write(bytes)) return;
+    // It is the client's turn: a server that we hold back is not to be blamed for its silence.
     this.#connection?.socket.pause();
+    this.#connection?.socket.setTimeout(0);
     this.#client.socket.setTimeout(this.#client.frontend.model.timeouts.client);
   }
 
@@ -587,7 +627,6 @@ class Exchange implements ConnectionUser {
   #end(keepsServer: boolean): void {
     if (this.#over) return;
     this.#over = true;
-    this.#giveUp();
     this.#leaveServer(keepsServer);
   }
 
@@ -596,6 +635,7 @@ class Exchange implements ConnectionUser {
     const connection = this.#connection;
     this.#place = null;
     this.#connection = null;
+    this.#giveUp();
     this.#giveUp = () => {};
     if (connection) {
       connection.user = null;

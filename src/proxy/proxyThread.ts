@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { createServer } from 'node:net';
 import type { Server as NetServer } from 'node:net';
 import { createSecureContext, createServer as createTlsServer } from 'node:tls';
+import type { SecureContext, Server as TlsServer } from 'node:tls';
 import { parentPort, workerData } from 'node:worker_threads';
 import { X509Certificate } from 'node:crypto';
 import { codeOf, messageOf } from '../errors.ts';
@@ -30,8 +31,19 @@ const backends = new Map<string, Backend>();
 const frontends = new Map<string, Frontend>();
 const engine: Engine = { counters, backend: (name) => backends.get(name) };
 
-type Listener = { model: ListenerModel; server: NetServer; sessions: Set<ClientSession>; drained: boolean };
+/** `certificates` are those that it has now: they can be renewed while it listens. */
+type Listener = {
+  model: ListenerModel;
+  server: NetServer;
+  sessions: Set<ClientSession>;
+  drained: boolean;
+  certificates: Certificate[];
+};
+type Certificate = { names: X509Certificate; pem: string; context: SecureContext };
+
 const listeners = new Map<string, Listener>();
+/** Listeners that take nothing new and still have sessions; the same id may be listening again beside them. */
+const draining = new Set<Listener>();
 
 const configure = (model: Model): void => {
   for (const backendModel of model.backends) {
@@ -58,12 +70,11 @@ const configure = (model: Model): void => {
 const serve = (listener: Listener, socket: ClientSocket): void => {
   const { frontend: name } = listener.model;
   const frontend = frontends.get(name);
-  if (!frontend || counters.gauge(frontend.model.slot, 'active') >= frontend.model.maxConnections) {
+  if (!frontend || !counters.take(frontend.model.slot, frontend.model.maxConnections)) {
     socket.destroy();
     return;
   }
   const { slot } = frontend.model;
-  counters.change(slot, 'active', 1);
   counters.add(slot, 'sessions');
   let session: ClientSession | null = null;
   let closed = false;
@@ -82,77 +93,104 @@ const serve = (listener: Listener, socket: ClientSocket): void => {
 };
 
 const reportDrained = (listener: Listener): void => {
-  if (!listener.drained || listener.sessions.size > 0) return;
-  listeners.delete(listener.model.id);
+  if (!listener.drained || listener.sessions.size > 0 || !draining.delete(listener)) return;
   say({ kind: 'listenerDrained', id: listener.model.id });
+};
+
+const portOf = (server: NetServer, model: ListenerModel): number => {
+  const bound = server.address();
+  return typeof bound === 'object' && bound ? bound.port : model.address.port;
 };
 
 const listen = (model: ListenerModel): void => {
   const { id, address } = model;
-  if (listeners.has(id)) {
-    say({ kind: 'listening', id, port: address.port });
-    return;
-  }
-  let server: NetServer;
   try {
-    server = model.certificates
-      ? tlsServer(model.certificates)
-      : createServer({ allowHalfOpen: true, pauseOnConnect: false });
+    const certificates = (model.certificates ?? []).map(certificateOf);
+    const known = listeners.get(id);
+    if (known && (known.model.certificates === null) === (model.certificates === null)) {
+      renew(known, model, certificates);
+      say({ kind: 'listening', id, port: portOf(known.server, model) });
+      return;
+    }
+    // With TLS now, or without it now: the new one takes over, sessions of the old one go on.
+    if (known) stopListening(known);
+    const listener: Listener = { model, server: createServer(), sessions: new Set(), drained: false, certificates };
+    listener.server = model.certificates ? tlsServer(listener) : createServer({ allowHalfOpen: true });
+    const { server } = listener;
+    server.on(model.certificates ? 'secureConnection' : 'connection', (socket: ClientSocket) =>
+      serve(listener, socket),
+    );
+    // A handshake that fails is the client's affair; the socket is closed by Node.
+    server.on('tlsClientError', () => {});
+    server.on('error', (error) => {
+      // One that listens goes on: accepting can fail for want of file descriptors, and works again when there are some.
+      if (server.listening) return;
+      if (listeners.get(id) === listener) listeners.delete(id);
+      say({ kind: 'listenFailed', id, code: codeOf(error), message: messageOf(error) });
+    });
+    listeners.set(id, listener);
+    const host = address.host === '*' ? {} : { host: address.host };
+    server.listen({ port: address.port, ...host, backlog: BACKLOG, reusePort: true }, () =>
+      say({ kind: 'listening', id, port: portOf(server, model) }),
+    );
   } catch (error) {
     say({ kind: 'listenFailed', id, code: codeOf(error), message: messageOf(error) });
-    return;
   }
-  const listener: Listener = { model, server, sessions: new Set(), drained: false };
-  server.on(model.certificates ? 'secureConnection' : 'connection', (socket: ClientSocket) => serve(listener, socket));
-  // A handshake that fails is the client's affair; the socket is closed by Node.
-  server.on('tlsClientError', () => {});
-  server.on('error', (error) => {
-    listeners.delete(id);
-    say({ kind: 'listenFailed', id, code: codeOf(error), message: messageOf(error) });
-  });
-  const host = address.host === '*' ? {} : { host: address.host };
-  server.listen({ port: address.port, ...host, backlog: BACKLOG, reusePort: true }, () => {
-    const bound = server.address();
-    say({ kind: 'listening', id, port: typeof bound === 'object' && bound ? bound.port : address.port });
-  });
-  listeners.set(id, listener);
+};
+
+const certificateOf = (pem: string): Certificate => ({
+  names: new X509Certificate(pem),
+  pem,
+  context: createSecureContext({ cert: pem, key: pem }),
+});
+
+const renew = (listener: Listener, model: ListenerModel, certificates: Certificate[]): void => {
+  listener.model = model;
+  listener.certificates = certificates;
+  const first = certificates[0];
+  if (first) (listener.server as TlsServer).setSecureContext({ cert: first.pem, key: first.pem });
 };
 
 /** The first certificate serves those who name none, or a name that no certificate has. */
-const tlsServer = (pems: string[]): NetServer => {
-  const certificates = pems.map((pem) => ({
-    names: new X509Certificate(pem),
-    context: createSecureContext({ cert: pem, key: pem }),
-  }));
-  const first = pems[0]!;
+const tlsServer = (listener: Listener): NetServer => {
+  const first = listener.certificates[0]!;
   return createTlsServer({
-    cert: first,
-    key: first,
+    cert: first.pem,
+    key: first.pem,
     allowHalfOpen: true,
     ALPNProtocols: ['http/1.1'],
-    SNICallback: (name, done) => done(null, certificates.find(({ names }) => names.checkHost(name))?.context),
+    SNICallback: (name, done) =>
+      done(null, listener.certificates.find(({ names }) => names.checkHost(name) !== undefined)?.context),
   });
+};
+
+/** Takes nothing new from now on. What is under way goes on, and the id is free for another listener. */
+const stopListening = (listener: Listener): void => {
+  listeners.delete(listener.model.id);
+  draining.add(listener);
+  listener.drained = true;
+  listener.server.close();
 };
 
 const drainListener = (id: string): void => {
   const listener = listeners.get(id);
   if (!listener) {
-    say({ kind: 'listenerDrained', id });
+    if (![...draining].some(({ model }) => model.id === id)) say({ kind: 'listenerDrained', id });
     return;
   }
-  listener.drained = true;
-  listener.server.close();
+  stopListening(listener);
   for (const session of [...listener.sessions]) session.drain();
   reportDrained(listener);
 };
 
 const closeListener = (id: string): void => {
   const listener = listeners.get(id);
-  if (!listener) return;
-  listener.drained = true;
-  listener.server.close();
-  for (const session of [...listener.sessions]) session.destroy();
-  reportDrained(listener);
+  if (listener) stopListening(listener);
+  for (const drained of [...draining]) {
+    if (drained.model.id !== id) continue;
+    for (const session of [...drained.sessions]) session.destroy();
+    reportDrained(drained);
+  }
 };
 
 port.on('message', (message: ToWorker) => {

@@ -32,9 +32,12 @@ export const relay = ({ client, server, idleMs, onBytes, onClosed }: RelayOption
     from.on('end', () => to.end());
     // Traffic in one direction keeps both alive: a download says nothing upstream for hours.
     from.on('timeout', () => {
-      if (client.destroyed || server.destroyed || bothIdle()) destroy();
+      const leftMs = idleMs - (performance.now() - lastActivity);
+      if (leftMs <= 0 || client.destroyed || server.destroyed) destroy();
+      else from.setTimeout(Math.max(1, Math.ceil(leftMs)));
     });
-    from.on('error', destroy);
+    // `close` follows and passes it on.
+    from.on('error', () => {});
     from.on('close', (hadError) => {
       // A reset on one side is passed on as one: the other must not take it for a clean end.
       if (hadError && !to.destroyed) to.resetAndDestroy();
@@ -43,7 +46,6 @@ export const relay = ({ client, server, idleMs, onBytes, onClosed }: RelayOption
     });
   };
   let lastActivity = performance.now();
-  const bothIdle = () => performance.now() - lastActivity >= idleMs;
   const touch = () => (lastActivity = performance.now());
   client.on('data', touch);
   server.on('data', touch);

@@ -32,12 +32,13 @@ export const serveTcp = (
   };
 
   const start = (backend: Backend) => {
-    giveUp = backend.acquire(
+    const leave = backend.acquire(
       client.remoteAddress ?? '',
       tried,
       (got) => connectTo(backend, got),
       () => finish(),
     );
+    if (leave) giveUp = leave;
   };
 
   const connectTo = (backend: Backend, got: Place) => {

@@ -7,6 +7,7 @@ import { healthCheckerHands } from '../actors/healthChecker.ts';
 import { seededRandom } from '../actors/random.ts';
 import { ActorSystem } from '../actors/system.ts';
 import type { ActorState, Cause, Entry } from '../actors/system.ts';
+import type { BackendServerContext } from '../machines/backendServer.ts';
 import { machines } from '../machines/index.ts';
 import { startProbe } from './checks/probe.ts';
 import type { ProbeResult, ProbeTarget } from './checks/probe.ts';
@@ -217,6 +218,11 @@ export class UnderstudyNode {
   }
 
   #startActor(spec: ActorSpec, cause: Cause | null, last?: LastServerState): void {
+    if (this.system.has(spec.id)) {
+      // Removed by one reload and wanted again by the next, while what it had is still ending.
+      if (spec.machine === 'listener') this.system.send(spec.id, { type: 'listener.open' }, cause);
+      return;
+    }
     const hint = spec.machine === 'backendServer' && last?.health ? { hint: last.health } : {};
     this.system.start(spec.id, spec.machine, { ...spec.input, ...hint }, cause);
     if (spec.machine === 'backendServer') this.#restoreIntent(spec.id, last, this.#disabled.has(spec.id));
@@ -224,7 +230,11 @@ export class UnderstudyNode {
   }
 
   #restoreIntent(id: string, last: LastServerState | undefined, disabled: boolean): void {
-    if (last && last.admin !== 'ready') {
+    if (last && last.disabled !== undefined && last.disabled !== disabled) {
+      // The file says something else than when the node last ran: that is the newest word.
+      const type = disabled ? 'operator.maintenance' : 'operator.ready';
+      this.system.send(id, { type, configured: true } as { type: string });
+    } else if (last && last.admin !== 'ready') {
       this.system.send(id, { type: `operator.${last.admin}`, restored: true } as { type: string });
     } else if (disabled && !last) {
       this.system.send(id, { type: 'operator.maintenance', configured: true } as { type: string });
@@ -232,6 +242,14 @@ export class UnderstudyNode {
     if (last?.weight != null) {
       this.system.send(id, { type: 'operator.weight', weight: last.weight, restored: true } as { type: string });
     }
+  }
+
+  #intentOf(id: string): LastServerState | null {
+    const actor = this.system.get(id);
+    if (actor?.machine !== 'backendServer') return null;
+    const { weight, settings } = actor.context as BackendServerContext;
+    const admin = actor.state.split(',')[1] as LastServerState['admin'];
+    return { health: null, admin, weight: weight === settings.weight ? null : weight };
   }
 
   #configureDataPlane(): void {
@@ -280,6 +298,7 @@ export class UnderstudyNode {
       }
     }
     const before = this.#specs;
+    const disabledBefore = this.#disabled;
     const after = new Map(actorsOf(config).map((spec) => [spec.id, spec]));
     const difference = differenceOf(before, after);
     const needRestart = restartNeeded(this.config, config);
@@ -294,12 +313,25 @@ export class UnderstudyNode {
     this.#specs = after;
     this.#configureDataPlane();
     this.journal.setRetention(retentionOf(config));
+    // What the operator wants of a server is about its name: a new address doesn't change it.
+    const intents = new Map(difference.replaced.map((id) => [id, this.#intentOf(id)]));
     for (const id of [...difference.removed, ...difference.replaced]) this.#removeActor(before.get(id)!, cause);
-    for (const id of [...difference.replaced, ...difference.added]) this.#startActor(after.get(id)!, cause);
-    for (const id of difference.changed) this.system.send(id, changeFor(after.get(id)!), cause);
+    for (const id of [...difference.replaced, ...difference.added]) {
+      this.#startActor(after.get(id)!, cause, intents.get(id) ?? undefined);
+    }
+    for (const id of after.keys()) {
+      const disabled = this.#disabled.has(id);
+      if (!before.has(id) || disabled === disabledBefore.has(id)) continue;
+      const type = disabled ? 'operator.maintenance' : 'operator.ready';
+      this.system.send(id, { type, configured: true } as { type: string }, cause);
+    }
+    for (const id of difference.changed) {
+      const spec = after.get(id)!;
+      if (differs(settingsOf(before.get(id)!), settingsOf(spec))) this.system.send(id, changeFor(spec), cause);
+    }
     for (const [id, listener] of this.#listeners) {
       const known = listenersBefore.get(id);
-      if (known && JSON.stringify(known) !== JSON.stringify(listener)) this.dataPlane.openListener(listener);
+      if (known && differs(known, listener)) this.dataPlane.openListener(listener);
     }
     const recorded = await this.journal.written();
     return { ...difference, needRestart, recorded };
@@ -339,7 +371,11 @@ export class UnderstudyNode {
     const isOver =
       (actor.machine === 'listener' && actor.state === 'closed') ||
       (actor.machine === 'proxyWorker' && actor.state === 'stopped');
-    if (isOver && !this.#specs.has(actor.id)) this.system.stop(actor.id);
+    if (isOver && !this.#stopping) {
+      const wanted = this.#specs.get(actor.id);
+      if (!wanted || actor.machine === 'proxyWorker') this.system.stop(actor.id);
+      if (wanted && actor.machine === 'proxyWorker') this.system.start(wanted.id, wanted.machine, wanted.input);
+    }
     for (const wake of [...this.#transitionWaiters]) wake();
   }
 
@@ -394,11 +430,13 @@ export const differenceOf = (before: Map<string, ActorSpec>, after: Map<string, 
     const known = before.get(id);
     if (!known) difference.added.push(id);
     else if (known.identity !== spec.identity) difference.replaced.push(id);
-    else if (JSON.stringify(settingsOf(known)) !== JSON.stringify(settingsOf(spec))) difference.changed.push(id);
+    else if (known.rest !== spec.rest || differs(settingsOf(known), settingsOf(spec))) difference.changed.push(id);
   }
   for (const id of before.keys()) if (!after.has(id)) difference.removed.push(id);
   return difference;
 };
+
+const differs = (before: unknown, after: unknown): boolean => JSON.stringify(before) !== JSON.stringify(after);
 
 /** What of an input a running actor can be told. A checker's start delay and a worker's number aren't. */
 const settingsOf = (spec: ActorSpec): unknown =>
@@ -424,5 +462,5 @@ const restartNeeded = (before: Config, after: Config): string[] => {
     ['journal.path', before.journal.path, after.journal.path],
     ['api', before.api, after.api],
   ];
-  return values.filter(([, old, now]) => JSON.stringify(old) !== JSON.stringify(now)).map(([key]) => key);
+  return values.filter(([, old, now]) => differs(old, now)).map(([key]) => key);
 };

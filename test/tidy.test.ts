@@ -76,28 +76,23 @@ test('no file is dead: each is imported, started as a thread or program, or a te
   const dead = all.filter((file) => {
     if (imported.has(file) || file.endsWith('.test.ts')) return false;
     const base = file.slice(file.lastIndexOf('/') + 1, -'.ts'.length);
-    return !named.includes(`threadFile('${base}'`) && !named.includes(`/${base}.ts`) && !named.includes(`/${base}'`);
+    return (
+      !named.includes(`threadFile('${base}'`) &&
+      !named.includes(`/${base}.ts`) &&
+      !named.includes(`/${base}'`) &&
+      !named.includes(`'${base}.ts'`)
+    );
   });
   expect(dead).toEqual([]);
 });
 
 test('leftovers are not committed', () => {
-  // Put together here so that this file doesn't name them itself.
-  const words = [
-    'TO' + 'DO',
-    'FIX' + 'ME',
-    'XX' + 'X',
-    '@ts-' + 'ignore',
-    '@ts-' + 'nocheck',
-    'describe.' + 'only',
-    'test.' + 'only',
-  ];
-  for (const file of [
-    ...filesBelow('machines'),
-    ...filesBelow('actors'),
-    ...filesBelow('src'),
-    ...filesBelow('test'),
-  ]) {
-    for (const word of words) expect(read(file).includes(word), `${file} has ${word}`).toBe(false);
+  // Spelled with a gap, so that this file doesn't name them itself.
+  const words = ['TO_DO', 'FIX_ME', 'XX_X', '@ts-_ignore', '@ts-_nocheck', 'describe._only', 'test._only'];
+  for (const file of ['machines', 'actors', 'src', 'test'].flatMap(filesBelow)) {
+    for (const word of words) {
+      const whole = word.replace('_', '');
+      expect(read(file).includes(whole), `${file} has ${whole}`).toBe(false);
+    }
   }
 });

@@ -2,13 +2,14 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
+import picomatch from 'picomatch';
 import Fastify from 'fastify';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { AnyStateMachine } from 'xstate';
 import { shapeOf } from '../../actors/decide.ts';
 import { machines } from '../../machines/index.ts';
-import { formatEndpoint } from '../config/units.ts';
+import { formatEndpoint, isLoopback } from '../config/units.ts';
 import { messageOf, UnderstudyError } from '../errors.ts';
 import { JournalQueries } from '../journal/queries.ts';
 import type { RowFilter } from '../journal/reader.ts';
@@ -45,13 +46,14 @@ const commandSchema = z.discriminatedUnion('type', [
 export const startApi = async ({ node, reload }: ApiOptions): Promise<Api> => {
   const { token, file: tokenFile } = tokenOf(node);
   const { listen } = node.config.api;
-  const needsTokenToRead = !(listen.host === 'localhost' || listen.host === '::1' || listen.host.startsWith('127.'));
+  const needsTokenToRead = !isLoopback(listen.host);
   const app = Fastify({ logger: false, forceCloseConnections: true });
   const queries = new JournalQueries(node.journal.path);
 
   app.setErrorHandler((error, _request, reply) => sendError(reply, error));
   app.addHook('onRequest', async (request, reply) => {
-    const open = request.method === 'GET' && (!needsTokenToRead || request.url === '/healthz');
+    const reads = request.method === 'GET' || request.method === 'HEAD';
+    const open = reads && (!needsTokenToRead || request.url === '/healthz');
     if (open || hasToken(request, token)) return;
     await reply.code(401).send({ code: 'TOKEN_NEEDED', message: 'Authorization: Bearer TOKEN is needed' });
   });
@@ -67,7 +69,8 @@ export const startApi = async ({ node, reload }: ApiOptions): Promise<Api> => {
   app.get('/api/state', () => stateOfNode(node, tokenFile));
   app.get('/api/machines', () => ({ machines: Object.keys(machines) }));
   app.get<{ Params: { name: string } }>('/api/machines/:name', (request, reply) => {
-    const machine = (machines as Record<string, AnyStateMachine>)[request.params.name];
+    const known = Object.hasOwn(machines, request.params.name);
+    const machine = known ? (machines as Record<string, AnyStateMachine>)[request.params.name] : undefined;
     if (!machine) {
       const message = `there is no machine ${request.params.name}; there are ${Object.keys(machines).join(', ')}`;
       return reply.code(404).send({ code: 'NOT_FOUND', message });
@@ -75,11 +78,11 @@ export const startApi = async ({ node, reload }: ApiOptions): Promise<Api> => {
     return { name: request.params.name, config: JSON.parse(shapeOf(machine)) as unknown };
   });
   app.get<{ Querystring: Record<string, string> }>('/api/events', async ({ query }) => {
-    // The runs of who is asked about are written first, so that the answer reaches the present moment.
-    if (query['actor'] !== undefined) node.journal.closeRuns(query['actor']);
+    const filter = filterOf(query, node.clock.wallUs());
+    // The run of who is asked about is written first, so that the answer reaches the present moment.
+    if (filter.actor !== undefined) node.journal.closeRuns(filter.actor);
     await node.journal.written();
-    const records = await queries.records(filterOf(query, node.clock.wallUs()));
-    return { records };
+    return { records: await queries.records(filter) };
   });
   app.get<{ Querystring: Record<string, string> }>('/api/events/stream', (request, reply) =>
     streamEvents(node, request, reply),
@@ -87,7 +90,9 @@ export const startApi = async ({ node, reload }: ApiOptions): Promise<Api> => {
   app.post('/api/commands', async (request, reply) => {
     const parsed = commandSchema.safeParse(request.body);
     if (!parsed.success) {
-      const message = parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ');
+      const message = parsed.error.issues
+        .map((issue) => (issue.path.length === 0 ? issue.message : `${issue.path.join('.')}: ${issue.message}`))
+        .join('; ');
       return reply.code(400).send({ code: 'USAGE', message });
     }
     const result = parsed.data.type === 'reload' ? await reload() : await node.command(parsed.data);
@@ -123,13 +128,20 @@ const bind = async (app: FastifyInstance, { host, port }: { host: string; port: 
 const tokenOf = (node: UnderstudyNode): { token: string; file: string | null } => {
   const { token } = node.config.api;
   if (typeof token === 'string') return { token, file: null };
-  if (token) return { token: readFileSync(token.file, 'utf8').trim(), file: token.file };
+  if (token) return { token: readToken(token.file), file: token.file };
   const file = `${node.journal.path}.token`;
-  if (!existsSync(file)) writeFileSync(file, `${randomBytes(24).toString('base64url')}\n`, { mode: 0o600 });
-  return { token: readFileSync(file, 'utf8').trim(), file };
+  // An empty one is what a full disk leaves behind.
+  if (!existsSync(file) || readToken(file) === '') {
+    writeFileSync(file, `${randomBytes(24).toString('base64url')}\n`, { mode: 0o600 });
+  }
+  return { token: readToken(file), file };
 };
 
+const readToken = (file: string): string => readFileSync(file, 'utf8').trim();
+
 const hasToken = (request: FastifyRequest, token: string): boolean => {
+  // With no token to be known by, nobody is known.
+  if (token === '') return false;
   const given = Buffer.from((request.headers.authorization ?? '').replace(/^Bearer /, ''));
   const expected = Buffer.from(token);
   return given.length === expected.length && timingSafeEqual(given, expected);
@@ -138,12 +150,24 @@ const hasToken = (request: FastifyRequest, token: string): boolean => {
 const sendError = (reply: FastifyReply, error: unknown): FastifyReply => {
   const status = (error as { statusCode?: number }).statusCode;
   if (error instanceof UnderstudyError) {
-    return reply.code(error.exitStatus === 3 ? 503 : 409).send({ code: error.code, message: error.message });
+    const unavailable = error.exitStatus === 3 ? 503 : 409;
+    return reply.code(error.code === 'USAGE' ? 400 : unavailable).send({ code: error.code, message: error.message });
   }
   return reply.code(status ?? 500).send({ code: status ? 'USAGE' : 'INTERNAL', message: messageOf(error) });
 };
 
+const EVENT_PARAMETERS = ['actor', 'type', 'from', 'to', 'fromSeq', 'limit'];
+
 const filterOf = (query: Record<string, string>, nowUs: number): RowFilter => {
+  const twice = Object.keys(query).filter((key) => typeof query[key] !== 'string');
+  if (twice.length > 0) throw new UnderstudyError('USAGE', `${twice.join(', ')} is given more than once`);
+  const unknown = Object.keys(query).filter((key) => !EVENT_PARAMETERS.includes(key));
+  if (unknown.length > 0) {
+    throw new UnderstudyError('USAGE', `unknown ${unknown.join(', ')}; allowed are ${EVENT_PARAMETERS.join(', ')}`);
+  }
+  if (query['fromSeq'] !== undefined && !/^\d+$/.test(query['fromSeq'])) {
+    throw new UnderstudyError('USAGE', 'fromSeq is the whole number of a record');
+  }
   const limit = query['limit'] === undefined ? 100 : Number(query['limit']);
   if (!Number.isInteger(limit) || limit < 1 || limit > MAX_RECORDS) {
     throw new UnderstudyError('USAGE', `limit is a whole number from 1 to ${MAX_RECORDS}`);
@@ -165,14 +189,15 @@ const filterOf = (query: Record<string, string>, nowUs: number): RowFilter => {
 
 /** Server-sent events: every change of a state, as it happens. */
 const streamEvents = (node: UnderstudyNode, request: FastifyRequest, reply: FastifyReply): void => {
-  const { actor: wantedActor, type: wantedType } = request.query as { actor?: string; type?: string };
+  const { actor: wantedActor = '**', type: wantedType = '**' } = request.query as { actor?: string; type?: string };
+  const isWanted = picomatch(wantedActor.replaceAll(/\*+/g, '**'));
+  const isWantedType = picomatch(wantedType.replaceAll(/\*+/g, '**'));
   reply.hijack();
   const { raw } = reply;
   raw.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store', 'x-accel-buffering': 'no' });
   raw.write(': transitions as they happen\n\n');
   const stop = node.system.onTransition((actor, entry) => {
-    if (wantedActor !== undefined && actor.id !== wantedActor) return;
-    if (wantedType !== undefined && entry.event.type !== wantedType) return;
+    if (!isWanted(actor.id) || !isWantedType(entry.event.type)) return;
     const view = viewOfEntry(entry, actor.cause);
     raw.write(`${view.seq === null ? '' : `id: ${view.seq}\n`}event: transition\ndata: ${JSON.stringify(view)}\n\n`);
     if (raw.writableLength > MAX_STREAM_BYTES) raw.destroy();

@@ -4,6 +4,7 @@
  */
 import type { CheckConfig } from '../config/schema.ts';
 import type { Endpoint } from '../config/units.ts';
+import { messageOf } from '../errors.ts';
 import { probeIcmp } from './icmp.ts';
 import { probeHttp } from './http.ts';
 import { probeScript } from './script.ts';
@@ -44,11 +45,21 @@ export const startProbe = (
     // Whole microseconds: what is recorded reads back as the same number.
     done({ ...outcome, durationMs: Math.round((performance.now() - startedAt) * 1000) / 1000 });
   };
-  const giveUp = start(where, check, timeoutMs, finish);
+  const giveUp = startSafely(where, check, timeoutMs, finish);
   return () => {
     over = true;
     giveUp();
   };
+};
+
+/** What Node refuses to even begin is a failed probe like any other, told in a later turn as all are. */
+const startSafely: Probe<CheckConfig> = (target, check, timeoutMs, finish) => {
+  try {
+    return start(target, check, timeoutMs, finish);
+  } catch (error) {
+    setImmediate(() => finish(failed('L7RSP', `the check could not be started: ${messageOf(error)}`)));
+    return () => {};
+  }
 };
 
 const start = (

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { connect } from 'node:tls';
 import type { ConnectionOptions } from 'node:tls';
@@ -8,16 +8,25 @@ import type { Probe } from './probe.ts';
 
 type Verification = { serverName?: string | undefined; verify: boolean; ca?: string | undefined };
 
-const authorities = new Map<string, Buffer>();
+/** Authorities by file. A file that was renewed is read again. */
+const authorities = new Map<string, { mtimeMs: number; pem: Buffer }>();
 
-/** Trust, name and verification as a check has them; files are read once. */
+const authoritiesOf = (file: string): Buffer => {
+  const { mtimeMs } = statSync(file);
+  const known = authorities.get(file);
+  if (known?.mtimeMs === mtimeMs) return known.pem;
+  const pem = readFileSync(file);
+  authorities.set(file, { mtimeMs, pem });
+  return pem;
+};
+
+/** Trust, name and verification as a check has them. Throws when the file of the authorities can't be read. */
 export const tlsOptions = (check: Verification, host: string): ConnectionOptions => {
   const servername = check.serverName ?? (isIP(host) ? undefined : host);
-  if (check.ca !== undefined && !authorities.has(check.ca)) authorities.set(check.ca, readFileSync(check.ca));
   return {
     rejectUnauthorized: check.verify,
     ...(servername === undefined ? {} : { servername }),
-    ...(check.ca === undefined ? {} : { ca: authorities.get(check.ca)! }),
+    ...(check.ca === undefined ? {} : { ca: authoritiesOf(check.ca) }),
   };
 };
 

@@ -65,7 +65,12 @@ export class NodeClient {
         `no node answers at ${this.url} (${reason}); --api or UNDERSTUDY_API names another address`,
       );
     }
-    const answer = (await response.json()) as T & { message?: string };
+    let answer: T & { message?: string };
+    try {
+      answer = (await response.json()) as T & { message?: string };
+    } catch {
+      throw new UnderstudyError('NODE_UNREACHABLE', `what answers at ${this.url} is no node of Understudy`);
+    }
     if (!response.ok)
       throw new UnderstudyError('NODE_REFUSED', answer.message ?? `the node answered ${response.status}`);
     return answer;

@@ -17,6 +17,11 @@ const program = new Command('understudy')
   .showHelpAfterError('(understudy --help lists the commands)')
   .exitOverride();
 
+const positive = (text: string): number => {
+  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError('A whole number from 1 is allowed.');
+  return Number(text);
+};
+
 const json = () => new Option('--json', 'print JSON');
 const api = () => new Option('--api <url>', 'the node’s API').env('UNDERSTUDY_API').default('http://127.0.0.1:8404');
 const token = () => new Option('--token <token>', 'default: read from the node’s own file').env('UNDERSTUDY_TOKEN');
@@ -105,8 +110,9 @@ program
   .option('--type <type>', 'a type of event, or a pattern such as check.*')
   .option('--since <time>', '03:12, 2026-11-22T03:12:07Z, or 5m (ago)')
   .option('--until <time>')
-  .option('--limit <n>', 'only the newest n', Number)
+  .option('--limit <n>', 'only the newest n', positive)
   .addOption(api())
+  .addOption(token())
   .addOption(json())
   .action(logCommand);
 
@@ -134,6 +140,7 @@ program
   .argument('[journal]', 'default: that of the running node')
   .option('--at <time>', 'at this time instead of now')
   .addOption(api())
+  .addOption(token())
   .addOption(json())
   .action(explainCommand);
 

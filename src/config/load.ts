@@ -2,12 +2,12 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { isMap, isScalar, LineCounter, parse, parseDocument, visit, type Document } from 'yaml';
+import { isMap, isPair, isScalar, isSeq, LineCounter, parseDocument, visit, type Document } from 'yaml';
 import { z } from 'zod';
 import { messageOf, UnderstudyError } from '../errors.ts';
 import { schema } from './schema.ts';
 import type { Config } from './schema.ts';
-import { formatEndpoint, parseEndpoint } from './units.ts';
+import { formatEndpoint, isLoopback, parseEndpoint } from './units.ts';
 
 type Path = (string | number)[];
 
@@ -36,9 +36,11 @@ export const loadConfig = (text: string, environment: Environment, folder: strin
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true });
   const problems: Problem[] = [];
+  const texts = text.split('\n');
   const at = (offset: number) => {
-    const { line, col } = lines.linePos(offset);
-    return { line: Math.max(1, line), column: Math.max(1, col) };
+    const { line, col } = lines.linePos(Math.min(offset, text.length));
+    const longest = (texts[line - 1] ?? '').length + 1;
+    return { line: Math.min(texts.length, Math.max(1, line)), column: Math.min(longest, Math.max(1, col)) };
   };
   for (const error of [...document.errors, ...document.warnings]) {
     problems.push({
@@ -52,13 +54,28 @@ export const loadConfig = (text: string, environment: Environment, folder: strin
   const report = (path: Path, message: string, atKey = false) => {
     problems.push({ ...at(offsetOf(document, path, atKey)), path: formatPath(path), message });
   };
-  substituteEnvironment(document, environment, (offset, message) =>
-    problems.push({ ...at(offset), path: '', message }),
-  );
-  const raw = (document.toJS() ?? {}) as unknown;
+  const withoutValue = new Set<string>();
+  substituteEnvironment(document, environment, (path, variable) => {
+    withoutValue.add(formatPath(path));
+    report(path, `the environment has no ${variable}; \${${variable}:-default} gives it a default`);
+  });
+  let raw: unknown;
+  try {
+    raw = (document.toJS() as unknown) ?? {};
+  } catch (error) {
+    // An alias without its anchor, or aliases that would unfold to more than the parser allows.
+    return { problems: [{ line: 1, column: 1, path: '', message: messageOf(error) }] };
+  }
   const result = schema.safeParse(raw);
-  if (!result.success) for (const issue of result.error.issues) reportIssue(issue, raw, report);
+  if (!result.success) {
+    for (const issue of result.error.issues) {
+      reportIssue(issue, raw, (path, message, atKey) => {
+        if (!withoutValue.has(formatPath(path))) report(path, message, atKey);
+      });
+    }
+  }
   checkWhole(raw, report);
+  checkFiles(raw, folder, report);
   if (problems.length > 0 || !result.success) return { problems: problems.sort(byPosition) };
 
   const { data } = result;
@@ -67,8 +84,7 @@ export const loadConfig = (text: string, environment: Environment, folder: strin
     journal: { ...data.journal, path: resolve(folder, data.journal.path ?? `data/${data.node}.db`) },
   };
   resolvePaths(config, folder);
-  checkCertificates(config, report);
-  return problems.length > 0 ? { problems: problems.sort(byPosition) } : { config, text };
+  return { config, text };
 };
 
 /** The JSON Schema of the file, for editors. */
@@ -105,32 +121,45 @@ const offsetOf = (document: Document, path: Path, atKey: boolean): number => {
 const substituteEnvironment = (
   document: Document,
   environment: Environment,
-  report: (offset: number, message: string) => void,
+  report: (path: Path, variable: string) => void,
 ): void => {
   visit(document, {
-    Scalar(_key, node) {
-      if (typeof node.value !== 'string' || !node.value.includes('${')) return;
+    Scalar(key, node, ancestors) {
+      if (key === 'key' || typeof node.value !== 'string' || !node.value.includes('${')) return;
+      const path = pathOf(ancestors, key);
+      let missing = false;
       const text = node.value.replaceAll(
         /\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}/g,
         (whole, variable: string, fallback?: string) => {
           const value = environment[variable] ?? fallback;
           if (value !== undefined) return value;
-          report(
-            node.range?.[0] ?? 0,
-            `the environment has no ${variable}; \${${variable}:-default} gives it a default`,
-          );
+          missing = true;
+          report(path, variable);
           return whole;
         },
       );
-      // A value written without quotes is read anew: ${PORT} may be a number.
-      node.value = node.type === 'PLAIN' && !text.includes('${') ? parseScalar(text) : text;
+      // The environment knows texts only: where a number or true and false are wanted, and only there, it is read as one.
+      node.value = missing || node.type !== 'PLAIN' ? text : asWanted(text, nodesAt(schema, path).flatMap(unwrap));
     },
   });
 };
 
-const parseScalar = (text: string): unknown => {
-  const value: unknown = parse(text);
-  return typeof value === 'object' ? text : value;
+const pathOf = (ancestors: readonly unknown[], key: unknown): Path => {
+  const path: Path = [];
+  for (const [index, ancestor] of ancestors.entries()) {
+    const child: unknown = ancestors[index + 1];
+    if (isPair(ancestor) && isScalar(ancestor.key)) path.push(String(ancestor.key.value));
+    if (isSeq(ancestor)) path.push(child === undefined ? Number(key) : ancestor.items.indexOf(child));
+  }
+  return path;
+};
+
+const asWanted = (text: string, nodes: unknown[]): unknown => {
+  const types = new Set(nodes.map((node) => defOf(node).type));
+  if (types.has('string')) return text;
+  if (types.has('number') && /^-?\d+(?:\.\d+)?$/.test(text)) return Number(text);
+  if (types.has('boolean') && /^(?:true|false)$/.test(text)) return text === 'true';
+  return text;
 };
 
 type Issue = z.core.$ZodIssue;
@@ -195,7 +224,7 @@ const describe = (issue: Issue, value: unknown): string => {
     case 'invalid_key':
       return `not a name; allowed are letters, digits, ".", "_" and "-"`;
     case 'invalid_format':
-      return 'prefix' in issue ? `${given} must start with ${String(issue.prefix)}` : `${given} is ${issue.message}`;
+      return `${given} is ${issue.message}`;
     default:
       return issue.message;
   }
@@ -226,15 +255,19 @@ const article = (type: string): string => ARTICLES[type] ?? type;
 const valueAt = (raw: unknown, path: Path): unknown =>
   path.reduce<unknown>((value, part) => (value as Record<string | number, unknown> | null | undefined)?.[part], raw);
 
+/** The schema's nodes at a path. */
+const nodesAt = (root: z.ZodType, path: Path): unknown[] => {
+  let nodes: unknown[] = [root];
+  for (const part of path) nodes = nodes.flatMap(unwrap).flatMap((node) => childOf(node, part));
+  return nodes;
+};
+
 /** The keys that the schema knows at a path; of a union, those of the form that the value has. */
 const keysAt = (root: z.ZodType, path: Path, raw: unknown): string[] => {
-  let nodes: unknown[] = [root];
-  let value = raw;
-  for (const part of path) {
-    nodes = nodes.flatMap(unwrap).flatMap((node) => childOf(node, part));
-    value = (value as Record<string | number, unknown> | null)?.[part];
-  }
-  const objects = nodes.flatMap(unwrap).filter((node) => defOf(node).type === 'object');
+  const value = valueAt(raw, path);
+  const objects = nodesAt(root, path)
+    .flatMap(unwrap)
+    .filter((node) => defOf(node).type === 'object');
   const type = (value as { type?: unknown } | null)?.type;
   const ofType = objects.filter((node) => {
     const { type: discriminator } = shapeOf(node);
@@ -325,7 +358,7 @@ const checkWhole = (raw: unknown, report: Report): void => {
     const { use, rules, bind, mode } = asMap(frontend);
     const checkUse = (path: Path, target: unknown) => {
       if (typeof target !== 'string') return;
-      const backend = backends[target];
+      const backend = Object.hasOwn(backends, target) ? backends[target] : undefined;
       if (backend === undefined) {
         const known = Object.keys(backends);
         report(
@@ -364,8 +397,6 @@ const checkWhole = (raw: unknown, report: Report): void => {
   }
 };
 
-const isLoopback = (host: string): boolean => host === 'localhost' || host === '::1' || host.startsWith('127.');
-
 const asMap = (value: unknown): Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : {};
 const asList = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);
@@ -381,39 +412,49 @@ const resolvePaths = (config: Config, folder: string): void => {
   if (typeof token === 'object') token.file = resolve(folder, token.file);
 };
 
-const checkCertificates = (config: Config, report: Report): void => {
-  for (const [name, { bind }] of Object.entries(config.frontends)) {
-    bind.forEach(({ tls }, index) => {
-      tls?.certificates.forEach((file, position) => {
-        const problem = certificateProblem(file);
+/** Files that the configuration names. Works on the raw file too, so that all problems are told at once. */
+const checkFiles = (raw: unknown, folder: string, report: Report): void => {
+  const file = asMap(raw);
+  for (const [name, frontend] of Object.entries(asMap(file['frontends']))) {
+    asList(asMap(frontend)['bind']).forEach((bind, index) => {
+      asList(asMap(asMap(bind)['tls'])['certificates']).forEach((certificate, position) => {
+        if (typeof certificate !== 'string') return;
+        const problem = certificateProblem(resolve(folder, certificate));
         if (problem) report(['frontends', name, 'bind', index, 'tls', 'certificates', position], problem);
       });
     });
   }
-  for (const [name, { check }] of Object.entries(config.backends)) {
-    if (!check || !('ca' in check) || check.ca === undefined) continue;
-    try {
-      readFileSync(check.ca);
-    } catch (error) {
-      report(['backends', name, 'check', 'ca'], `the certificate ${check.ca} can't be read: ${messageOf(error)}`);
-    }
+  for (const [name, backend] of Object.entries(asMap(file['backends']))) {
+    const { ca } = asMap(asMap(backend)['check']);
+    if (typeof ca !== 'string') continue;
+    const problem = readProblem(resolve(folder, ca), (pem) => void new X509Certificate(pem));
+    if (problem !== null) report(['backends', name, 'check', 'ca'], `the certificate ${ca} can't be used: ${problem}`);
   }
-  if (typeof config.api.token === 'object') {
-    try {
-      readFileSync(config.api.token.file);
-    } catch (error) {
-      report(['api', 'token', 'file'], `the token can't be read: ${messageOf(error)}`);
-    }
+  const token = asMap(asMap(file['api'])['token'])['file'];
+  if (typeof token !== 'string') return;
+  const problem = readProblem(resolve(folder, token), (text) => {
+    if (text.toString().trim() === '') throw new Error('it is empty');
+  });
+  if (problem !== null) report(['api', 'token', 'file'], `the token can't be used: ${problem}`);
+};
+
+/** What speaks against a file: that it can't be read, or what `judge` throws. */
+const readProblem = (file: string, judge: (content: Buffer) => void): string | null => {
+  try {
+    judge(readFileSync(file));
+    return null;
+  } catch (error) {
+    return messageOf(error);
   }
 };
 
 const certificateProblem = (file: string): string | null => {
-  try {
-    const pem = readFileSync(file);
-    const certificate = new X509Certificate(pem);
-    if (!certificate.checkPrivateKey(createPrivateKey(pem))) return `the key in ${file} is not the certificate's`;
-    return null;
-  } catch (error) {
-    return `the certificate ${file} can't be used: ${messageOf(error)}; a PEM file with the chain and its key is needed`;
-  }
+  const problem = readProblem(file, (pem) => {
+    if (!new X509Certificate(pem).checkPrivateKey(createPrivateKey(pem))) {
+      throw new Error("the key in it is not the certificate's");
+    }
+  });
+  return problem === null
+    ? null
+    : `the certificate ${file} can't be used: ${problem}; a PEM file with the chain and its key is needed`;
 };

@@ -14,7 +14,11 @@ const MAX_WEIGHT = 256;
 const LONGEST_DURATION_MS = 2 ** 31 - 1;
 
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/;
-const name = z.string().regex(NAME, { error: 'not a name; allowed are letters, digits, ".", "_" and "-"' });
+const name = z
+  .string()
+  .regex(NAME, { error: 'not a name; allowed are letters, digits, ".", "_" and "-"' })
+  // The one name that no plain object can carry.
+  .refine((text) => text !== '__proto__', { error: 'not a name that can be used; take another one' });
 
 const duration = (what: { min?: number; max?: number } = {}) =>
   z
@@ -72,7 +76,7 @@ const statusRanges = z
     const texts = (Array.isArray(value) ? value : [value]).flatMap((item) => String(item).split(','));
     for (const text of texts) {
       const match = /^\s*([1-5]\d\d)(?:\s*-\s*([1-5]\d\d))?\s*$/.exec(text);
-      if (!match) {
+      if (!match || Number(match[2] ?? match[1]) < Number(match[1])) {
         context.addIssue({
           code: 'custom',
           message: `${JSON.stringify(text)} is not a status; allowed are forms like 200, 200-399, "200,301-302"`,
@@ -106,14 +110,30 @@ const timing = {
   port: z.int().min(1).max(65_535).optional().describe('Check this port instead of the one that takes traffic.'),
 };
 
+/** RFC 9110 sections 5.1 and 5.5. */
+const FIELD_NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
+const FIELD_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
+
 const httpCheck = {
   method: z
     .string()
     .regex(/^[A-Z]+$/, { error: 'not a method; allowed are forms like GET, HEAD' })
     .default('GET'),
-  path: z.string().startsWith('/').default('/'),
-  host: z.string().optional().describe('Host field; default: the address.'),
-  headers: z.record(z.string(), z.string()).default({}),
+  path: z
+    .string()
+    .regex(/^\/[\x21-\x7e]*$/, { error: 'not a path; one starts with / and has white space percent-encoded' })
+    .default('/'),
+  host: z
+    .string()
+    .regex(FIELD_VALUE, { error: 'not a value that a field can have' })
+    .optional()
+    .describe('Host field; default: the address.'),
+  headers: z
+    .record(
+      z.string().regex(FIELD_NAME, { error: 'not the name of a field' }),
+      z.string().regex(FIELD_VALUE, { error: 'not a value that a field can have' }),
+    )
+    .default({}),
   expect: statusRanges.prefault('200-399').describe('Statuses that pass.'),
   body: z.string().optional().describe('Text that the body must contain.'),
   bodyPattern: regularExpression.optional().describe('Regular expression that the body must match.'),
@@ -140,7 +160,7 @@ const check = z.discriminatedUnion('type', [
   z.strictObject({
     type: z.literal('script'),
     ...timing,
-    command: z.array(z.string()).min(1).describe('Program and arguments; exit status 0 passes.'),
+    command: z.array(z.string().min(1)).min(1).describe('Program and arguments; exit status 0 passes.'),
   }),
 ]);
 
@@ -180,7 +200,9 @@ const backend = z.strictObject({
 
 const condition = z.strictObject({
   host: oneOrMore(z.string().min(1)).optional().describe('Host without port; *.example.com matches any name below.'),
-  path: oneOrMore(z.string().startsWith('/')).optional().describe('Path; * within a segment, ** across segments.'),
+  path: oneOrMore(z.string().regex(/^\//, { error: 'not a path; one starts with /' }))
+    .optional()
+    .describe('Path; * within a segment, ** across segments.'),
 });
 
 const rule = z.strictObject({ when: condition, use: z.string() });

@@ -1,4 +1,5 @@
 /** Values with units, as configurations write them. Each returns null for what isn't one. */
+import ipaddr from 'ipaddr.js';
 
 const DURATION_MS: Record<string, number> = { us: 0.001, ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 const SIZE_BYTES: Record<string, number> = {
@@ -14,7 +15,7 @@ const SIZE_BYTES: Record<string, number> = {
 
 const withUnit = (text: string, units: Record<string, number>): number | null => {
   const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)$/.exec(text.trim());
-  const factor = match ? units[match[2]!] : undefined;
+  const factor = match && Object.hasOwn(units, match[2]!) ? units[match[2]!] : undefined;
   return match && factor !== undefined ? Number(match[1]) * factor : null;
 };
 
@@ -23,6 +24,9 @@ export const parseDuration = (text: string): number | null => (text.trim() === '
 
 /** `16KiB`, `10GiB`. In bytes. */
 export const parseSize = (text: string): number | null => withUnit(text, SIZE_BYTES);
+
+export const isLoopback = (host: string): boolean =>
+  host === 'localhost' || (ipaddr.isValid(host) && ipaddr.process(host).range() === 'loopback');
 
 export type Endpoint = { host: string; port: number };
 

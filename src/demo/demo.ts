@@ -1,8 +1,7 @@
 /** `understudy demo`: a node in front of real servers, all processes of their own, on loopback, without privilege. */
-import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -10,8 +9,7 @@ import type { StateView } from '../api/state.ts';
 import { bold, dim, print, printJson, warn } from '../cli/output.ts';
 import { formatStatus } from '../cli/status.ts';
 import { messageOf, UnderstudyError } from '../errors.ts';
-import { threadFile } from '../threads.ts';
-import { freePort, killServer, startServer } from './processes.ts';
+import { freePort, killServer, startNode, startServer } from './processes.ts';
 import type { DemoServer } from './processes.ts';
 import { playScenario } from './scenario.ts';
 
@@ -22,7 +20,8 @@ export type Demo = {
   tcp: { host: string; port: number };
   api: string;
   servers: DemoServer[];
-  node: ChildProcess;
+  /** Null until it has been started. */
+  node: ChildProcess | null;
   state(): Promise<StateView>;
   command(command: Record<string, unknown>): Promise<void>;
 };
@@ -36,23 +35,29 @@ const START_TIMEOUT_MS = 15_000;
 
 export const demoCommand = async (options: DemoOptions): Promise<void> => {
   const folder = makeFolder(options.data);
-  const demo = await startDemo(folder, options.json === true);
+  const quiet = options.json === true;
+  const demo = describeDemo(folder);
   let ending: Promise<void> | null = null;
   const end = (): Promise<void> => (ending ??= endDemo(demo, options.data === undefined));
   const onSignal = () => void end().then(() => process.exit(0));
   process.once('SIGINT', onSignal);
   process.once('SIGTERM', onSignal);
-  if (options.scenario === true) {
-    const result = await playScenario(demo, options.json === true);
+  try {
+    await startDemo(demo, quiet);
+    if (options.scenario === true) {
+      const result = await playScenario(demo, quiet);
+      if (quiet) printJson(result);
+      else if (options.data !== undefined) print(`\nIts journal: ${demo.journal}`);
+      if (result.failed > 0) process.exitCode = 1;
+    } else {
+      print(welcome(demo, formatStatus(await demo.state())));
+      await once(demo.node!, 'exit');
+      if (ending === null) warn('understudy: the node has ended');
+    }
+  } finally {
     await end();
-    if (options.json === true) printJson(result);
-    else if (options.data !== undefined) print(`\nIts journal: ${demo.journal}`);
-    process.exit(0);
   }
-  print(welcome(demo, formatStatus(await demo.state())));
-  await once(demo.node, 'exit');
-  if (ending === null) warn('understudy: the node has ended');
-  await end();
+  process.exit();
 };
 
 const makeFolder = (data: string | undefined): string => {
@@ -65,52 +70,49 @@ const makeFolder = (data: string | undefined): string => {
   return resolve(data);
 };
 
-const startDemo = async (folder: string, quiet: boolean): Promise<Demo> => {
-  const servers: DemoServer[] = [
+const describeDemo = (folder: string): Demo => ({
+  folder,
+  journal: join(folder, 'demo.db'),
+  url: '',
+  tcp: { host: '127.0.0.1', port: 0 },
+  api: '',
+  servers: [
     ...['web1', 'web2', 'web3'].map((name) => ({ kind: 'http' as const, name, port: 0, process: null })),
     { kind: 'tcp', name: 'echo1', port: 0, process: null },
-  ];
-  for (const server of servers) {
+  ],
+  node: null,
+  async state() {
+    return (await (await fetch(`${this.api}/api/state`)).json()) as StateView;
+  },
+  async command(command) {
+    const token = readFileSync(`${this.journal}.token`, 'utf8').trim();
+    await fetch(`${this.api}/api/commands`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
+      body: JSON.stringify(command),
+    });
+  },
+});
+
+const startDemo = async (demo: Demo, quiet: boolean): Promise<void> => {
+  for (const server of demo.servers) {
     server.port = await freePort(0);
     await startServer(server);
   }
   const ports = { http: await freePort(WANTED.http), tcp: await freePort(WANTED.tcp), api: await freePort(WANTED.api) };
-  const file = join(folder, 'understudy.yaml');
-  const journal = join(folder, 'demo.db');
-  writeFileSync(file, configFor(ports, servers));
-  // In a checkout the program is TypeScript, in the package JavaScript; the node runs as whichever this is.
-  const node = spawn(process.execPath, [threadFile('../cli/main', import.meta.url), 'run', file], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  node.stdout.resume();
-  const api = `http://127.0.0.1:${ports.api}`;
-  const demo: Demo = {
-    folder,
-    journal,
-    url: `http://127.0.0.1:${ports.http}`,
-    tcp: { host: '127.0.0.1', port: ports.tcp },
-    api,
-    servers,
-    node,
-    state: async () => (await (await fetch(`${api}/api/state`)).json()) as StateView,
-    command: async (command) => {
-      const { readFileSync } = await import('node:fs');
-      const token = readFileSync(`${journal}.token`, 'utf8').trim();
-      await fetch(`${api}/api/commands`, {
-        method: 'POST',
-        headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
-        body: JSON.stringify(command),
-      });
-    },
-  };
+  demo.url = `http://127.0.0.1:${ports.http}`;
+  demo.tcp.port = ports.tcp;
+  demo.api = `http://127.0.0.1:${ports.api}`;
+  const file = join(demo.folder, 'understudy.yaml');
+  writeFileSync(file, configFor(ports, demo.servers));
+  demo.node = startNode(file);
   await untilReady(demo, quiet);
-  return demo;
 };
 
 const untilReady = async (demo: Demo, quiet: boolean): Promise<void> => {
   const startedAt = performance.now();
   for (;;) {
-    if (demo.node.exitCode !== null) throw new UnderstudyError('NODE_UNREACHABLE', 'the node did not start');
+    if (demo.node?.exitCode != null) throw new UnderstudyError('NODE_UNREACHABLE', 'the node did not start');
     try {
       const { pools } = await demo.state();
       if (pools.every(({ servers }) => servers.every(({ health }) => health === 'up'))) return;
@@ -127,9 +129,10 @@ const untilReady = async (demo: Demo, quiet: boolean): Promise<void> => {
 };
 
 const endDemo = async (demo: Demo, removeFolder: boolean): Promise<void> => {
-  if (demo.node.exitCode === null && demo.node.signalCode === null) {
-    const exited = once(demo.node, 'exit');
-    demo.node.kill('SIGTERM');
+  const { node } = demo;
+  if (node?.exitCode === null && node.signalCode === null) {
+    const exited = once(node, 'exit');
+    node.kill('SIGTERM');
     await exited;
   }
   await Promise.all(demo.servers.map((server) => killServer(server, 'SIGKILL')));

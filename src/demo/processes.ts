@@ -17,6 +17,13 @@ export const startServer = async (server: DemoServer): Promise<void> => {
   await once(child, 'message');
 };
 
+/** The node itself, as its own process. It leaves when the demo is gone. */
+export const startNode = (config: string): ChildProcess =>
+  fork(threadFile('node', import.meta.url), [config], {
+    execPath: process.execPath,
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  });
+
 export const killServer = async (server: DemoServer, signal: NodeJS.Signals): Promise<void> => {
   const child = server.process;
   server.process = null;

@@ -19,7 +19,6 @@ const NOTICE_TIMEOUT_MS = 10_000;
 export type ScenarioResult = {
   requests: number;
   failed: number;
-  failures: string[];
   transitions: { time: string; actor: string; from: string | null; to: string; event: string }[];
 };
 
@@ -28,6 +27,7 @@ export const playScenario = async (demo: Demo, quiet: boolean): Promise<Scenario
     if (!quiet) print(`${formatClock(Date.now() * 1000)}  ${text}`);
   };
   const server = (name: string) => demo.servers.find((candidate) => candidate.name === name)!;
+  const beganUs = Date.parse((await demo.state()).node.startedAt) * 1000;
   const load = startLoad(`${demo.url}/`, REQUESTS_PER_SECOND);
   say(`${REQUESTS_PER_SECOND} requests a second to ${demo.url}`);
   await delay(1500);
@@ -60,16 +60,14 @@ export const playScenario = async (demo: Demo, quiet: boolean): Promise<Scenario
 
   await load.stop();
   say('the load ends');
-  const exited = once(demo.node, 'exit');
-  demo.node.kill('SIGTERM');
-  await exited;
-  const result = {
-    requests: load.requests,
-    failed: load.failed,
-    failures: load.failures,
-    transitions: transitionsOf(demo.journal),
-  };
-  if (!quiet) report(demo, result);
+  const { node } = demo;
+  if (node) {
+    const exited = once(node, 'exit');
+    node.kill('SIGTERM');
+    await exited;
+  }
+  const result = { requests: load.requests, failed: load.failed, transitions: transitionsOf(demo.journal, beganUs) };
+  if (!quiet) report(demo, result, load.failures);
   return result;
 };
 
@@ -84,10 +82,12 @@ const untilHealth = async (demo: Demo, name: string, health: string): Promise<vo
 };
 
 /** The transitions of servers and pools, decided again from the journal. */
-const transitionsOf = (path: string): ScenarioResult['transitions'] => {
+const transitionsOf = (path: string, sinceUs: number): ScenarioResult['transitions'] => {
   const reader = new JournalReader(path);
   const transitions: ScenarioResult['transitions'] = [];
   for (const { step, before, after, changed } of new Replay(reader).run()) {
+    // A folder that was used before has the journal of before, too.
+    if (step.wallUs < sinceUs) continue;
     if (!changed || before === null || !/^(server|pool)\//.test(step.actor)) continue;
     transitions.push({
       time: isoTime(step.wallUs),
@@ -101,7 +101,7 @@ const transitionsOf = (path: string): ScenarioResult['transitions'] => {
   return transitions;
 };
 
-const report = (demo: Demo, { requests, failed, failures, transitions }: ScenarioResult): void => {
+const report = (demo: Demo, { requests, failed, transitions }: ScenarioResult, failures: string[]): void => {
   print(`\n${bold('Transitions')}\n`);
   print(
     table(

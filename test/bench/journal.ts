@@ -10,6 +10,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { Decider } from '../../actors/decide.ts';
 import { seededRandom } from '../../actors/random.ts';
 import { ActorSystem } from '../../actors/system.ts';
+import type { Entry, Recorder } from '../../actors/system.ts';
 import { machines } from '../../machines/index.ts';
 import { SystemClock } from '../../src/clock.ts';
 import { Journal } from '../../src/journal/journal.ts';
@@ -19,7 +20,6 @@ import { quick, report, row, say } from './report.ts';
 
 const EVENTS = quick ? 50_000 : 200_000;
 const RUNS = quick ? 3 : 7;
-/** Events between two turns of the loop, as a busy node has them. */
 const EVENTS_PER_TURN = 500;
 const SERVERS = 100;
 
@@ -36,9 +36,14 @@ const settings = {
   shutdownSessions: false,
 } as const;
 
-/** Flapping servers: every check changes a state, none is compacted. The worst that a journal can be given. */
-const checkFor = (index: number): { type: string } => {
-  const passes = Math.floor(index / SERVERS) % 5 < 2;
+type Kind = 'flapping' | 'steady';
+
+/**
+ * Flapping servers: every check changes a state, none is compacted, the worst that a journal can be given. Steady ones:
+ * what a journal is given nearly always.
+ */
+const checkFor = (index: number, kind: Kind): { type: string } => {
+  const passes = kind === 'steady' || Math.floor(index / SERVERS) % 5 < 2;
   return {
     type: passes ? 'check.passed' : 'check.failed',
     code: passes ? 'L4OK' : 'L4CON',
@@ -51,42 +56,64 @@ const checkFor = (index: number): { type: string } => {
 
 const perSecond = (count: number, startedAt: number): number => (count / (performance.now() - startedAt)) * 1000;
 
-const append = async (path: string): Promise<{ appended: number; control: number; rows: number }> => {
-  const clock = new SystemClock();
-  const journal = await Journal.open({
-    path,
-    retention: { keepMs: 1e12, maxBytes: 1e15 },
-    clock,
-    maxUnwrittenRows: 10 * EVENTS,
-  });
-  const system = new ActorSystem({
-    clock,
-    random: seededRandom(1),
-    recorder: journal,
-    machines,
-    hands: {},
-    onFault: ({ error }) => {
-      throw error;
-    },
-  });
-  journal.note('node.started', {});
+const open = (path: string, clock: SystemClock): Promise<Journal> =>
+  Journal.open({ path, retention: { keepMs: 1e12, maxBytes: 1e15 }, clock, maxUnwrittenRows: 10 * EVENTS });
+
+const systemOn = (clock: SystemClock, recorder: Recorder): ActorSystem => {
+  const onFault = ({ error }: { error: unknown }) => {
+    throw error;
+  };
+  const system = new ActorSystem({ clock, random: seededRandom(1), recorder, machines, hands: {}, onFault });
   for (let index = 0; index < SERVERS; index++) {
     system.start(`server/web/s${index}`, 'backendServer', { pool: 'web', name: `s${index}`, settings });
   }
-  await journal.written();
-  const before = journal.status().lastSeq;
-  const startedAt = performance.now();
-  for (let index = 0; index < EVENTS; index++) {
-    system.send(`server/web/s${index % SERVERS}`, checkFor(index));
+  return system;
+};
+
+/** Events between two turns of the loop, as a busy node has them. */
+const inTurns = async (count: number, step: (index: number) => void): Promise<void> => {
+  for (let index = 0; index < count; index++) {
+    step(index);
     if (index % EVENTS_PER_TURN === 0) await new Promise((next) => setImmediate(next));
   }
+};
+
+/** What a node would have recorded, made beforehand: the journal alone is measured. */
+const entriesOf = (kind: Kind): Entry[] => {
+  const entries: Entry[] = [];
+  const record = (entry: Entry) => {
+    entries.push({ ...entry, cause: null });
+    return { seq: entries.length };
+  };
+  const system = systemOn(new SystemClock(), { append: record });
+  for (let index = 0; index < EVENTS; index++) system.send(`server/web/s${index % SERVERS}`, checkFor(index, kind));
+  return entries;
+};
+
+/** Entries a second until all are on disk. */
+const append = async (path: string, entries: Entry[]): Promise<number> => {
+  const journal = await open(path, new SystemClock());
+  journal.note('node.started', {});
+  const startedAt = performance.now();
+  await inTurns(entries.length, (index) => journal.append(entries[index]!));
   journal.closeRuns();
-  const rows = journal.status().lastSeq - before;
-  const control = perSecond(rows, startedAt);
   await journal.written();
-  const appended = perSecond(rows, startedAt);
+  const rate = perSecond(entries.length, startedAt);
   await journal.close();
-  return { appended, control, rows };
+  return rate;
+};
+
+/** Events a second that the control thread decides and hands over, as a node does. */
+const decideAndAppend = async (path: string, kind: Kind): Promise<number> => {
+  const clock = new SystemClock();
+  const journal = await open(path, clock);
+  journal.note('node.started', {});
+  const system = systemOn(clock, journal);
+  const startedAt = performance.now();
+  await inTurns(EVENTS, (index) => system.send(`server/web/s${index % SERVERS}`, checkFor(index, kind)));
+  const rate = perSecond(EVENTS, startedAt);
+  await journal.close();
+  return rate;
 };
 
 /** The rows of a journal, inserted again by SQLite alone. */
@@ -127,43 +154,47 @@ const replay = (path: string): number => {
   return rate;
 };
 
-const transitionsBare = (): number => {
+const transitionsBare = (kind: Kind): number => {
   const decider = new Decider(machines.backendServer);
   let { snapshot } = decider.start({ pool: 'web', name: 's0', settings });
   const startedAt = performance.now();
-  for (let index = 0; index < EVENTS; index++) ({ snapshot } = decider.next(snapshot, checkFor(index * SERVERS)));
+  for (let index = 0; index < EVENTS; index++) ({ snapshot } = decider.next(snapshot, checkFor(index * SERVERS, kind)));
   return perSecond(EVENTS, startedAt);
 };
 
-const samples = {
-  appended: [] as number[],
-  control: [] as number[],
+const measured = {
   bare: [] as number[],
-  replayed: [] as number[],
-  transitions: [] as number[],
+  flapping: { append: [] as number[], decide: [] as number[], replay: [] as number[], transitions: [] as number[] },
+  steady: { append: [] as number[], decide: [] as number[], replay: [] as number[], transitions: [] as number[] },
 };
 try {
+  const entries = { flapping: entriesOf('flapping'), steady: entriesOf('steady') };
   for (let run = 0; run < RUNS; run++) {
-    const path = join(folder, `run${run}.db`);
-    const { appended, control, rows } = await append(path);
-    samples.appended.push(appended);
-    samples.control.push(control);
-    samples.bare.push(insertBare(path, join(folder, `bare${run}.db`)));
-    samples.replayed.push(replay(path));
-    samples.transitions.push(transitionsBare());
-    say(`run ${run + 1} of ${RUNS}: ${rows} rows`);
+    for (const kind of ['flapping', 'steady'] as const) {
+      const path = join(folder, `${kind}${run}.db`);
+      measured[kind].append.push(await append(path, entries[kind]));
+      measured[kind].replay.push(replay(path));
+      measured[kind].transitions.push(transitionsBare(kind));
+      measured[kind].decide.push(await decideAndAppend(join(folder, `${kind}${run}-decided.db`), kind));
+      if (kind === 'flapping') measured.bare.push(insertBare(path, join(folder, `bare${run}.db`)));
+    }
+    say(`run ${run + 1} of ${RUNS}`);
   }
+  const { flapping, steady, bare } = measured;
   report(
     [
-      row('append, on disk', 'journal', 'records/s', samples.appended, samples.bare),
+      row('append to disk', 'journal, every event a row', 'records/s', flapping.append, bare),
+      row('append to disk', 'journal, steady events in runs', 'records/s', steady.append, bare),
       row(
-        'append, as the control thread sees it',
-        'journal, with the decisions',
+        'decide and hand over',
+        'control thread, flapping servers',
         'records/s',
-        samples.control,
-        samples.transitions,
+        flapping.decide,
+        flapping.transitions,
       ),
-      row('replay', 'verify', 'records/s', samples.replayed, samples.transitions),
+      row('decide and hand over', 'control thread, steady servers', 'records/s', steady.decide, steady.transitions),
+      row('replay', 'verify, flapping servers', 'records/s', flapping.replay, flapping.transitions),
+      row('replay', 'verify, steady servers', 'records/s', steady.replay, steady.transitions),
     ],
     'SQLite inserting the same rows; the machines’ transitions alone',
   );

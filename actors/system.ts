@@ -12,32 +12,8 @@ import type { Clock } from './clock.ts';
 import { Decider, stateOf } from './decide.ts';
 import type { AnyEvent, Decision, Effect, PersistedSnapshot, Snapshot, TimerParams } from './decide.ts';
 import type { Random } from './random.ts';
+import type { Cause, Entry, Origin, Recorder } from './recorder.ts';
 import { TimerTable } from './timerTable.ts';
-
-/** Where an event comes from: outside, the timer table, another actor here, or another node. */
-export type Origin = 'input' | 'timer' | 'message' | 'remote';
-
-/** What the recorder gives back for an entry, to be named as the cause of others. */
-export type Cause = { readonly seq: number | null };
-
-export type Entry = {
-  actor: string;
-  machine: string;
-  origin: Origin;
-  /** The actor that sent a message. */
-  from: string | null;
-  event: AnyEvent;
-  cause: Cause | null;
-  state: string;
-  effects: Effect[];
-  wallUs: number;
-  monoUs: number;
-  /** The event changed nothing that decides: repetitions of it may be written as one run. */
-  steady: boolean;
-};
-
-/** Port: keeps what happens. Must not throw and must not wait. */
-export type Recorder = { append(entry: Entry): Cause };
 
 export type ActorRef = {
   readonly id: string;

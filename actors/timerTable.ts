@@ -2,7 +2,7 @@
  * The timers of all actors, in one binary heap: next deadline first, ties in the order in which they were set. A
  * cancelled timer stays in the heap until its turn and is then passed over; the heap is rebuilt when most of it is dead.
  */
-import type { Cause } from './system.ts';
+import type { Cause } from './recorder.ts';
 
 export type Timer = {
   actor: string;

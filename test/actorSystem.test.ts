@@ -8,7 +8,8 @@ import type { Clock } from '../actors/clock.ts';
 import { Decider, persist, shapeOf, stateOf } from '../actors/decide.ts';
 import { phaseOf, seededRandom } from '../actors/random.ts';
 import { ActorSystem } from '../actors/system.ts';
-import type { ActorState, Entry, Fault, Hands } from '../actors/system.ts';
+import type { Entry } from '../actors/recorder.ts';
+import type { ActorState, Fault, Hands } from '../actors/system.ts';
 import { machines } from '../machines/index.ts';
 import { broken, healthy, Scenario, start, wait } from './transcript.ts';
 

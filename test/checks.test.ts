@@ -11,7 +11,7 @@ import { createServer as createTlsServer } from 'node:tls';
 import { Worker } from 'node:worker_threads';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { startProbe } from '../src/checks/probe.ts';
-import type { ProbeResult } from '../src/checks/probe.ts';
+import type { ProbeResult } from '../src/checks/outcome.ts';
 import { loadConfig } from '../src/config/load.ts';
 import type { CheckConfig } from '../src/config/schema.ts';
 import { freePort, listening, startWeb, tempFolder, within, writeFile } from './nodeHelpers.ts';

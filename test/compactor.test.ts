@@ -1,6 +1,6 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { Cause, Entry } from '../actors/system.ts';
+import type { Cause, Entry } from '../actors/recorder.ts';
 import { Compactor, RUN_MAX_AGE_US } from '../src/journal/compactor.ts';
 import { decodeBody, stepsOf } from '../src/journal/record.ts';
 import type { Row, RunBody } from '../src/journal/record.ts';

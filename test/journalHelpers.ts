@@ -10,7 +10,7 @@ import { healthCheckerHands } from '../actors/healthChecker.ts';
 import type { ProbeAnswer } from '../actors/healthChecker.ts';
 import { seededRandom } from '../actors/random.ts';
 import { ActorSystem } from '../actors/system.ts';
-import type { Cause, Entry } from '../actors/system.ts';
+import type { Cause, Entry } from '../actors/recorder.ts';
 import { machines } from '../machines/index.ts';
 import { loadConfig } from '../src/config/load.ts';
 import type { Config } from '../src/config/schema.ts';

@@ -9,7 +9,8 @@ import { VirtualClock } from '../actors/clock.ts';
 import type { Effect, TimerParams } from '../actors/decide.ts';
 import { seededRandom } from '../actors/random.ts';
 import { ActorSystem } from '../actors/system.ts';
-import type { Entry, Fault, Hands } from '../actors/system.ts';
+import type { Entry } from '../actors/recorder.ts';
+import type { Fault, Hands } from '../actors/system.ts';
 import { machines } from '../machines/index.ts';
 import type { MachineName } from '../machines/index.ts';
 

@@ -2,8 +2,8 @@ import { request as httpRequest, STATUS_CODES } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import type { CheckConfig } from '../config/schema.ts';
 import { formatEndpoint } from '../config/units.ts';
-import { errorText, failed, passed } from './probe.ts';
-import type { Outcome, Probe } from './probe.ts';
+import { errorText, failed, passed } from './outcome.ts';
+import type { Outcome, Probe } from './outcome.ts';
 import { tlsOptions } from './tls.ts';
 
 /** What of a body is looked at for `body` and `bodyPattern`. */

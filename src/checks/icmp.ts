@@ -8,8 +8,8 @@ import { lookup } from 'node:dns';
 import ipaddr from 'ipaddr.js';
 import koffi from 'koffi';
 import type { CheckConfig } from '../config/schema.ts';
-import { failed, passed } from './probe.ts';
-import type { Outcome, Probe } from './probe.ts';
+import { failed, passed } from './outcome.ts';
+import type { Outcome, Probe } from './outcome.ts';
 
 const AF_INET = 2;
 const AF_INET6 = 10;

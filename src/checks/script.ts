@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import type { CheckConfig } from '../config/schema.ts';
-import { failed, passed } from './probe.ts';
-import type { Probe } from './probe.ts';
+import { failed, passed } from './outcome.ts';
+import type { Probe } from './outcome.ts';
 
 /**
  * Any program: exit status 0 passes. It runs in a process group of its own, which is killed whole when the time is up,

@@ -1,7 +1,7 @@
 import { connect } from 'node:net';
 import type { CheckConfig } from '../config/schema.ts';
-import { errorText, failed, passed } from './probe.ts';
-import type { Probe } from './probe.ts';
+import { errorText, failed, passed } from './outcome.ts';
+import type { Probe } from './outcome.ts';
 
 /** What of an answer is looked at: a banner or a status line is in its first bytes. */
 const MAX_ANSWER_BYTES = 64 * 1024;

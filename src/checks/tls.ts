@@ -3,8 +3,8 @@ import { isIP } from 'node:net';
 import { connect } from 'node:tls';
 import type { ConnectionOptions } from 'node:tls';
 import type { CheckConfig } from '../config/schema.ts';
-import { errorText, failed, passed } from './probe.ts';
-import type { Probe } from './probe.ts';
+import { errorText, failed, passed } from './outcome.ts';
+import type { Probe } from './outcome.ts';
 
 type Verification = { serverName?: string | undefined; verify: boolean; ca?: string | undefined };
 

@@ -1,5 +1,4 @@
 /** `understudy demo`: a node in front of real servers, all processes of their own, on loopback, without privilege. */
-import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -10,21 +9,8 @@ import { bold, dim, print, printJson, warn } from '../cli/output.ts';
 import { formatStatus } from '../cli/status.ts';
 import { messageOf, UnderstudyError } from '../errors.ts';
 import { freePort, killServer, startNode, startServer } from './processes.ts';
-import type { DemoServer } from './processes.ts';
+import type { Demo, DemoServer } from './processes.ts';
 import { playScenario } from './scenario.ts';
-
-export type Demo = {
-  folder: string;
-  journal: string;
-  url: string;
-  tcp: { host: string; port: number };
-  api: string;
-  servers: DemoServer[];
-  /** Null until it has been started. */
-  node: ChildProcess | null;
-  state(): Promise<StateView>;
-  command(command: Record<string, unknown>): Promise<void>;
-};
 
 export type DemoOptions = { scenario?: boolean; data?: string; json?: boolean };
 

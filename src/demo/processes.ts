@@ -4,9 +4,23 @@ import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
+import type { StateView } from '../api/state.ts';
 import { threadFile } from '../threads.ts';
 
 export type DemoServer = { kind: 'http' | 'tcp'; name: string; port: number; process: ChildProcess | null };
+
+export type Demo = {
+  folder: string;
+  journal: string;
+  url: string;
+  tcp: { host: string; port: number };
+  api: string;
+  servers: DemoServer[];
+  /** Null until it has been started. */
+  node: ChildProcess | null;
+  state(): Promise<StateView>;
+  command(command: Record<string, unknown>): Promise<void>;
+};
 
 export const startServer = async (server: DemoServer): Promise<void> => {
   const child = fork(threadFile('servers', import.meta.url), [server.kind, server.name, String(server.port)], {

@@ -8,7 +8,7 @@ import { isoTime } from '../journal/view.ts';
 import { formatClock } from '../time.ts';
 import { explain } from '../worlds/explain.ts';
 import { Replay } from '../worlds/replay.ts';
-import type { Demo } from './demo.ts';
+import type { Demo } from './processes.ts';
 import { startLoad } from './load.ts';
 import { killServer, startServer } from './processes.ts';
 

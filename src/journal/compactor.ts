@@ -3,7 +3,7 @@
  * hundred passed checks are one row; everything else becomes a row at once. Rows get their seq when they are made, so
  * seq is gapless, and per actor the order of rows is the order of events.
  */
-import type { Cause, Entry, Recorder } from '../../actors/system.ts';
+import type { Cause, Entry, Recorder } from '../../actors/recorder.ts';
 import { encodeBody, GAP, MEASURE, RECORD_VERSION } from './record.ts';
 import type { Row, RunStep, SingleBody } from './record.ts';
 

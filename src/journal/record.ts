@@ -5,7 +5,7 @@
 import { crc32 } from 'node:zlib';
 import { Packr, Unpackr } from 'msgpackr';
 import type { AnyEvent, Effect } from '../../actors/decide.ts';
-import type { Origin } from '../../actors/system.ts';
+import type { Origin } from '../../actors/recorder.ts';
 
 /** Version of the record format; a reader upcasts older ones. */
 export const RECORD_VERSION = 1;

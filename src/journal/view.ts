@@ -1,5 +1,5 @@
 /** A record as the API, `log --json` and the event stream show it. */
-import type { Cause, Entry } from '../../actors/system.ts';
+import type { Cause, Entry } from '../../actors/recorder.ts';
 import type { Row, Step } from './record.ts';
 
 export type RecordView = {

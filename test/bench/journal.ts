@@ -10,7 +10,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { Decider } from '../../actors/decide.ts';
 import { seededRandom } from '../../actors/random.ts';
 import { ActorSystem } from '../../actors/system.ts';
-import type { Entry, Recorder } from '../../actors/system.ts';
+import type { Entry, Recorder } from '../../actors/recorder.ts';
 import { machines } from '../../machines/index.ts';
 import { SystemClock } from '../../src/clock.ts';
 import { Journal } from '../../src/journal/journal.ts';

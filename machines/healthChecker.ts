@@ -28,11 +28,17 @@ export type HealthCheckerInput = {
   settings: CheckerSettings;
   /** Wait before the first probe: 0, but where thousands start at once. */
   startDelayMs: number;
+  /** One of many: its second probe comes after `phase` of the interval, so that they don't go on all at once. */
+  spread: boolean;
   /** A fixed number from 0 to 1 of this checker's own, which places it within the jitter. */
   phase: number;
 };
 
-export type HealthCheckerContext = HealthCheckerInput & { pace: Pace };
+export type HealthCheckerContext = HealthCheckerInput & {
+  pace: Pace;
+  /** It has its place in the interval: from here on it keeps its period. */
+  placed: boolean;
+};
 
 export type HealthCheckerEvent =
   | { type: 'probe.passed'; code: string; message: string; durationMs: number }
@@ -48,6 +54,7 @@ const defaultInput: HealthCheckerInput = {
   server: '',
   settings: { intervalMs: 2000, fastIntervalMs: 2000, downIntervalMs: 2000, timeoutMs: 1000, jitter: 0 },
   startDelayMs: 0,
+  spread: false,
   phase: 0.5,
 };
 
@@ -79,6 +86,7 @@ export const healthChecker = setup({
     abortProbe: () => {},
     rememberPace: assign({
       pace: ({ context, event }) => (event.type === 'pace.changed' ? event.pace : context.pace),
+      placed: true,
     }),
   },
   guards: {
@@ -88,13 +96,22 @@ export const healthChecker = setup({
     atOnce: 0,
     startDelay: ({ context }) => context.startDelayMs,
     period: ({ context }) => intervalOf(context, context.pace),
-    /** The new pace counts from the start of the probe that changed it. */
-    restOfPeriod: ({ context, event }) =>
-      event.type === 'pace.changed' ? Math.max(0, intervalOf(context, event.pace) - event.elapsedMs) : 0,
+    /**
+     * The new pace counts from the start of the probe that changed it. But the first probes of many run at about the same
+     * time, and would go on doing so: the second one comes after a part of the interval that is each checker's own.
+     */
+    restOfPeriod: ({ context, event }) => {
+      if (event.type !== 'pace.changed') return 0;
+      const interval = intervalOf(context, event.pace);
+      return context.placed ? Math.max(0, interval - event.elapsedMs) : Math.round(interval * context.phase);
+    },
   },
 }).createMachine({
   id: 'healthChecker',
-  context: ({ input }) => ({ ...(input ?? defaultInput), pace: 'fast' }),
+  context: ({ input }) => {
+    const given = input ?? defaultInput;
+    return { ...given, pace: 'fast', placed: !given.spread };
+  },
   initial: 'waiting',
   entry: raise({ type: 'period.elapsed' }, { id: 'period', delay: 'startDelay' }),
   on: {
@@ -112,9 +129,9 @@ export const healthChecker = setup({
           { guard: 'isPace' },
           {
             actions: [
-              'rememberPace',
               cancel('period'),
               raise({ type: 'period.elapsed' }, { id: 'period', delay: 'restOfPeriod' }),
+              'rememberPace',
             ],
           },
         ],

@@ -25,6 +25,8 @@ export type ActorSpec = { id: string; identity: string; rest: string } & (
 
 /** Spread of the first checks: 5,000 a second at most, so that 10,000 servers don't connect in one turn of the loop. */
 const FIRST_CHECK_EVERY_MS = 0.2;
+/** Checked servers from which on their checks are spread over the interval: fewer do no harm all at once. */
+const SPREAD_FROM = 100;
 /** A listener that failed tries again this often. */
 const LISTENER_RETRY_MS = 1_000;
 
@@ -39,6 +41,9 @@ export const frontendSlotName = (frontend: string) => `frontend/${frontend}`;
 export const actorsOf = (config: Config): ActorSpec[] => {
   const specs: ActorSpec[] = [];
   let checkers = 0;
+  const checkedServers = Object.values(config.backends)
+    .filter(({ check }) => check !== false)
+    .reduce((sum, { servers }) => sum + servers.length, 0);
   for (const [pool, backend] of Object.entries(config.backends)) {
     // One object for all servers alike: with thousands of them these would be most of the memory.
     const sharedServerSettings = new Map<string, ServerSettings>();
@@ -72,6 +77,7 @@ export const actorsOf = (config: Config): ActorSpec[] => {
             pool,
             server: server.name,
             settings: sharedCheckerSettings,
+            spread: checkedServers > SPREAD_FROM,
             startDelayMs: Math.min(checkers++ * FIRST_CHECK_EVERY_MS, backend.check.interval),
             phase: phaseOf(`${config.node}/${pool}/${server.name}`),
           },

@@ -668,3 +668,48 @@ describe('chance', () => {
     expect(phaseOf('lb1/web/web1')).toBe(phaseOf('lb1/web/web1'));
   });
 });
+
+test('after a stall, due timers are delivered in slices: the loop looks at its sockets in between', () => {
+  const wakes: (() => void)[] = [];
+  let nowUs = 0;
+  const clock: Clock = {
+    wallUs: () => nowUs,
+    monoUs: () => nowUs,
+    wakeAt: (_deadlineUs, wake) => {
+      wakes.push(wake);
+    },
+  };
+  const rang: string[] = [];
+  const system = new ActorSystem({
+    clock,
+    random: seededRandom(1),
+    recorder: { append: () => ({ seq: null }) },
+    machines: { puppet },
+    hands: {
+      puppet: {
+        act: (_: never, { id }) => {
+          rang.push(id);
+          // Each takes a millisecond of the turn.
+          nowUs += 1000;
+        },
+      },
+    },
+    onFault: ({ error }) => {
+      throw error;
+    },
+  });
+  const ids = Array.from({ length: 12 }, (_, index) => `puppet/${index}`);
+  for (const id of ids) {
+    system.start(id, 'puppet', {});
+    system.send(id, { type: 'set', ms: 1 } as { type: string });
+  }
+  nowUs = 10_000;
+  let turns = 0;
+  while (rang.length < ids.length) {
+    turns++;
+    system.fireDue();
+  }
+  expect(rang).toEqual(ids);
+  expect(turns).toBe(3);
+  expect(wakes.length).toBeGreaterThan(0);
+});

@@ -20,7 +20,14 @@ const SETTINGS: CheckerSettings = {
   timeoutMs: 1000,
   jitter: 0,
 };
-const INPUT: HealthCheckerInput = { pool: 'web', server: 'a', settings: SETTINGS, startDelayMs: 0, phase: 0.5 };
+const INPUT: HealthCheckerInput = {
+  pool: 'web',
+  server: 'a',
+  settings: SETTINGS,
+  startDelayMs: 0,
+  spread: false,
+  phase: 0.5,
+};
 
 type Checker = Stepper<HealthCheckerEvent, HealthCheckerContext>;
 
@@ -60,6 +67,17 @@ describe('one probe after the other', () => {
     const checker = checkerWith({ startDelayMs: 70 });
     expect([checker.state, delayOf(checker.started, 'period')]).toEqual(['waiting', 70]);
     expect(typesOf(checker.started)).not.toContain('startProbe');
+  });
+
+  test('one of many takes its own place in the interval after the first check, and keeps its period from then on', () => {
+    const many = checkerWith({ spread: true, phase: 0.25 });
+    many.sendAll(elapsed, passed);
+    expect(delayOf(many.send(paceChanged('normal')), 'period')).toBe(500);
+    many.sendAll(elapsed, failed);
+    expect(delayOf(many.send(paceChanged('fast')), 'period')).toBe(497);
+    const few = checkerWith({ spread: false, phase: 0.25 });
+    few.sendAll(elapsed, passed);
+    expect(delayOf(few.send(paceChanged('normal')), 'period')).toBe(1997);
   });
 
   test('a probe starts with its timeout, and the next period with it', () => {

@@ -32,7 +32,7 @@ export type KillsResult = {
 
 const SERVERS = ['web1', 'web2', 'web3'];
 /** From the moment at which the node is started to its end: some are killed while they still start. */
-const LONGEST_LIFE_MS = 1500;
+const LONGEST_LIFE_MS = 2500;
 const FLAP_EVERY_MS = 60;
 
 type Admin = 'ready' | 'drain' | 'maintenance';

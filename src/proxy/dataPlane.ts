@@ -18,6 +18,9 @@ export type DataPlaneReports = {
   listenerDrained(id: string): void;
 };
 
+/** The launcher keeps the young generation small for the control loop's sake; workers care for throughput instead. */
+const YOUNG_GENERATION_MB = 48;
+
 export class DataPlane {
   #reports: DataPlaneReports;
   #memory: SharedMemory = allocate();
@@ -53,7 +56,10 @@ export class DataPlane {
 
   startWorker(index: number): void {
     const workerData = memoryOfWorker(this.#memory, index);
-    const worker = new Worker(threadFile('proxyThread', import.meta.url), { workerData });
+    const worker = new Worker(threadFile('proxyThread', import.meta.url), {
+      workerData,
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
+    });
     let failure = { code: 'EXITED', message: 'the thread ended' };
     worker.on('message', (message: FromWorker) => this.#hear(index, worker, message));
     worker.on('error', (error: unknown) => (failure = { code: codeOf(error), message: messageOf(error) }));

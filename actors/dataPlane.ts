@@ -11,6 +11,7 @@ export type DataPlanePort = {
   closeListener(id: string): void;
   startWorker(index: number): void;
   drainWorker(index: number): void;
+  endWorker(index: number): void;
 };
 
 /** `worker/3` → 3. */
@@ -32,5 +33,6 @@ export const dataPlaneHands = (port: DataPlanePort): Record<string, Hands> => ({
   proxyWorker: {
     startWorker: (_: never, { id }) => port.startWorker(indexOf(id)),
     drainWorker: (_: never, { id }) => port.drainWorker(indexOf(id)),
+    endWorker: (_: never, { id }) => port.endWorker(indexOf(id)),
   },
 });

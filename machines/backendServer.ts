@@ -193,6 +193,11 @@ export const backendServer = setup({
               type: 'tell',
               params: ({ context }) => toPool(context, { type: 'server.settings', ...standing(context) }),
             },
+            enqueueActions(({ check, context, enqueue }) => {
+              // A new checker knows nothing of maintenance.
+              if (context.settings.checked && check(stateIn({ admin: 'maintenance' })))
+                enqueue({ type: 'tell', params: toChecker(context, { type: 'checker.pause' }) });
+            }),
           ],
         },
       },

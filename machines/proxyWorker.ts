@@ -1,7 +1,11 @@
 /** One data-plane thread. One that dies is started again after a back-off, while the others serve. */
 import { assign, setup } from 'xstate';
 
-export type ProxyWorkerInput = { index: number };
+export type ProxyWorkerInput = {
+  index: number;
+  /** How long its sessions may go on when it is drained. */
+  drainMs: number;
+};
 export type ProxyWorkerContext = ProxyWorkerInput & {
   /** Deaths since it last ran for a while; decides the back-off. */
   crashes: number;
@@ -24,15 +28,18 @@ export const proxyWorker = setup({
     startWorker: () => {},
     /** Effect: let its sessions end and then the thread; answered by `worker.exited`. */
     drainWorker: () => {},
+    /** Effect: end the thread now; answered by `worker.exited`. */
+    endWorker: () => {},
   },
   guards: { hasCrashed: ({ context }) => context.crashes > 0 },
   delays: {
     backoff: ({ context }) => Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** (context.crashes - 1)),
     stable: STABLE_MS,
+    drainTimeout: ({ context }) => context.drainMs,
   },
 }).createMachine({
   id: 'proxyWorker',
-  context: ({ input }) => ({ index: input?.index ?? 0, crashes: 0 }),
+  context: ({ input }) => ({ index: input?.index ?? 0, drainMs: input?.drainMs ?? 30_000, crashes: 0 }),
   initial: 'starting',
   states: {
     starting: {
@@ -50,6 +57,7 @@ export const proxyWorker = setup({
     draining: {
       entry: 'drainWorker',
       on: { 'worker.exited': { target: 'stopped' }, 'worker.drain': {} },
+      after: { drainTimeout: { actions: 'endWorker' } },
     },
     crashed: {
       entry: assign({ crashes: ({ context }) => context.crashes + 1 }),

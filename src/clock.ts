@@ -11,6 +11,7 @@ export class SystemClock implements Clock {
   #originMs = performance.now();
   #wallAtOriginUs = Date.now() * 1000;
   #timer: NodeJS.Timeout | null = null;
+  #immediate: NodeJS.Immediate | null = null;
   #wakeUs: number | null = null;
 
   wallUs(): number {
@@ -30,19 +31,23 @@ export class SystemClock implements Clock {
     // Waking too early is harmless (nothing is due, the next time is asked for): only an earlier deadline needs a new
     // timer, so a loop that handles thousands of events a second doesn't set thousands of timers.
     if (monoUs === null || (this.#wakeUs !== null && this.#wakeUs <= monoUs)) return;
-    if (this.#timer) clearTimeout(this.#timer);
+    this.stop();
     this.#wakeUs = monoUs;
-    const waitMs = Math.min(LONGEST_WAIT_MS, Math.max(0, Math.ceil((monoUs - this.monoUs()) / 1000)));
-    this.#timer = setTimeout(() => {
-      this.#timer = null;
-      this.#wakeUs = null;
+    const woken = () => {
+      this.stop();
       wake();
-    }, waitMs);
+    };
+    const waitMs = Math.ceil((monoUs - this.monoUs()) / 1000);
+    // What is due already is only let wait for the sockets to be looked at, not for a timer's millisecond.
+    if (waitMs <= 0) this.#immediate = setImmediate(woken);
+    else this.#timer = setTimeout(woken, Math.min(LONGEST_WAIT_MS, waitMs));
   }
 
   stop(): void {
     if (this.#timer) clearTimeout(this.#timer);
+    if (this.#immediate) clearImmediate(this.#immediate);
     this.#timer = null;
+    this.#immediate = null;
     this.#wakeUs = null;
   }
 }

@@ -8,8 +8,8 @@ import { Replay } from './worlds/replay.ts';
 export type LastServerState = {
   health: 'up' | 'down' | null;
   admin: 'ready' | 'drain' | 'maintenance';
-  /** The operator's weight, where it is not the configured one. */
-  weight: number | null;
+  /** The operator's weight, where it is not the configured one of that time. */
+  weight: { operator: number; configured: number } | null;
   /** Whether the configuration of that time had it disabled, where that is known. */
   disabled?: boolean;
 };
@@ -33,7 +33,10 @@ export const lastServerStates = (path: string): Map<string, LastServerState> => 
       states.set(actor.id, {
         health: isUp ? 'up' : isDown ? 'down' : null,
         admin: value.admin,
-        weight: context.weight === context.settings.weight ? null : context.weight,
+        weight:
+          context.weight === context.settings.weight
+            ? null
+            : { operator: context.weight, configured: context.settings.weight },
         ...(disabled ? { disabled: disabled.has(actor.id) } : {}),
       });
     }

@@ -138,6 +138,7 @@ export class UnderstudyNode {
           closeListener: (id) => this.dataPlane.closeListener(id),
           startWorker: (index) => this.dataPlane.startWorker(index),
           drainWorker: (index) => this.dataPlane.drainWorker(index),
+          endWorker: (index) => this.dataPlane.endWorker(index),
         }),
       },
       onFault: ({ actor, during, error }) => log.error({ actor, during, err: error }, 'a fault that must not happen'),
@@ -195,11 +196,6 @@ export class UnderstudyNode {
     await this.journal.close();
   }
 
-  addressOf(server: string): string | null {
-    const spec = this.#specs.get(server);
-    return spec?.machine === 'backendServer' ? spec.identity : null;
-  }
-
   #begin(configText: string, last: Map<string, LastServerState>): void {
     this.journal.note('node.started', {
       version,
@@ -226,11 +222,13 @@ export class UnderstudyNode {
     }
     const hint = spec.machine === 'backendServer' && last?.health ? { hint: last.health } : {};
     this.system.start(spec.id, spec.machine, { ...spec.input, ...hint }, cause);
-    if (spec.machine === 'backendServer') this.#restoreIntent(spec.id, last, this.#disabled.has(spec.id));
+    if (spec.machine === 'backendServer') {
+      this.#restoreIntent(spec.id, last, this.#disabled.has(spec.id), spec.input.settings.weight);
+    }
     if (spec.machine === 'listener') this.system.send(spec.id, { type: 'listener.open' }, cause);
   }
 
-  #restoreIntent(id: string, last: LastServerState | undefined, disabled: boolean): void {
+  #restoreIntent(id: string, last: LastServerState | undefined, disabled: boolean, weight: number): void {
     if (last && last.disabled !== undefined && last.disabled !== disabled) {
       // The file says something else than when the node last ran: that is the newest word.
       const type = disabled ? 'operator.maintenance' : 'operator.ready';
@@ -240,8 +238,11 @@ export class UnderstudyNode {
     } else if (disabled && !last) {
       this.system.send(id, { type: 'operator.maintenance', configured: true } as { type: string });
     }
-    if (last?.weight != null) {
-      this.system.send(id, { type: 'operator.weight', weight: last.weight, restored: true } as { type: string });
+    // A weight that the file has changed meanwhile is the newer word.
+    if (last?.weight && last.weight.configured === weight) {
+      this.system.send(id, { type: 'operator.weight', weight: last.weight.operator, restored: true } as {
+        type: string;
+      });
     }
   }
 
@@ -250,7 +251,8 @@ export class UnderstudyNode {
     if (actor?.machine !== 'backendServer') return null;
     const { weight, settings } = actor.context as BackendServerContext;
     const admin = actor.state.split(',')[1] as LastServerState['admin'];
-    return { health: null, admin, weight: weight === settings.weight ? null : weight };
+    const changed = weight === settings.weight ? null : { operator: weight, configured: settings.weight };
+    return { health: null, admin, weight: changed };
   }
 
   #configureDataPlane(): void {
@@ -310,7 +312,9 @@ export class UnderstudyNode {
       ...difference,
     });
     const cause: Cause = { seq };
-    this.config = { ...config, journal: { ...config.journal, path: this.config.journal.path }, api: this.config.api };
+    // What takes effect at the next start only stays what it is until then.
+    const { node, cluster, api, journal } = this.config;
+    this.config = { ...config, node, cluster, api, journal: { ...config.journal, path: journal.path } };
     this.#specs = after;
     this.#configureDataPlane();
     this.journal.setRetention(retentionOf(config));

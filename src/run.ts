@@ -19,17 +19,38 @@ export const loadOrThrow = (file: string): { config: Config; text: string } => {
   throw new UnderstudyError('CONFIG_INVALID', `the configuration is invalid\n${lines.join('\n')}`);
 };
 
-/** JSON lines, or on a terminal something to read. */
-const makeLogger = (): Logger =>
-  process.stdout.isTTY
-    ? pino(pinoPretty({ translateTime: 'SYS:HH:MM:ss.l', ignore: 'pid,hostname,actor,state,event', sync: true }))
-    : pino();
+/** Log lines that may wait while standard output takes none; what is beyond that is dropped. */
+const MAX_WAITING_LOG_BYTES = 1024 * 1024;
+
+/** JSON lines, or on a terminal something to read. `end` lets go of lines that nobody takes. */
+const makeLogger = (): { log: Logger; end(): void } => {
+  if (process.stdout.isTTY) {
+    const pretty = pinoPretty({
+      translateTime: 'SYS:HH:MM:ss.l',
+      ignore: 'pid,hostname,actor,state,event',
+      sync: true,
+    });
+    return { log: pino(pretty), end: () => {} };
+  }
+  const lines = pino.destination({ fd: 1, sync: false, maxLength: MAX_WAITING_LOG_BYTES });
+  // A log on a full disk is written again with the next line; it must never end the node.
+  let failed = false;
+  lines.on('error', () => (failed = true));
+  lines.on('drain', () => (failed = false));
+  return {
+    log: pino(lines),
+    // pino flushes at exit, and would try a full disk for ever.
+    end: () => {
+      if (failed) lines.destroy();
+    },
+  };
+};
 
 /** Starts a node and stays until a signal ends it. */
 export const runNode = async (file: string): Promise<void> => {
   const { config, text } = loadOrThrow(file);
   await assertBindable('the API', config.api.listen);
-  const log = makeLogger();
+  const { log, end: endLog } = makeLogger();
   const node = await UnderstudyNode.start(config, text, log);
   const reload = async (): Promise<ReloadResult> => {
     const next = loadOrThrow(file);
@@ -62,4 +83,5 @@ export const runNode = async (file: string): Promise<void> => {
   await node.stop();
   await api.close();
   log.info('left');
+  endLog();
 };

@@ -105,8 +105,9 @@ export const actorsOf = (config: Config): ActorSpec[] => {
       });
     }
   }
+  const drainMs = Math.max(0, ...Object.values(config.frontends).map(({ drain }) => drain));
   for (let index = 0; index < config.workers; index++) {
-    specs.push({ id: workerId(index), identity: '', rest: '', machine: 'proxyWorker', input: { index } });
+    specs.push({ id: workerId(index), identity: '', rest: '', machine: 'proxyWorker', input: { index, drainMs } });
   }
   return specs;
 };

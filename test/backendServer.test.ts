@@ -526,3 +526,10 @@ describe('scenarios', () => {
     expect(scenario.published('web')).toEqual({ a: 1000 });
   });
 });
+
+test('a check that a reload adds to a server in maintenance is paused at once', () => {
+  const unchecked = serverWith({ checked: false });
+  unchecked.send({ type: 'operator.maintenance' });
+  const effects = unchecked.send(changedTo({ checked: true }));
+  expect(toldTo(effects, 'checker/web/a')).toContainEqual({ type: 'checker.pause' });
+});

@@ -2,7 +2,7 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { Agent, request as httpRequest } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { connect } from 'node:net';
@@ -800,6 +800,53 @@ describe('TLS', () => {
     proxy.dataPlane.openListener({ id: 'main', frontend: 'front', address, certificates: [renewed] });
     await eventually('both say so', () => proxy.listenings.length === 4);
     expect(await nameOnCertificate(proxy.port, 'any.example')).toBe('renewed.example');
+  });
+});
+
+describe('TLS clients that misbehave', () => {
+  test.skipIf(!has('openssl'))(
+    'a server that resets under a TLS client in mode tcp ends that session, not the worker',
+    async () => {
+      const certificate = selfSigned(tempFolder(), 'shop.example');
+      const server = await rawServer((socket) => {
+        socket.on('data', () => socket.resetAndDestroy());
+      });
+      const proxy = await startProxy({ mode: 'tcp', servers: { s: server }, certificates: [certificate] });
+      const socket = tlsConnect({ port: proxy.port, host: HOST, rejectUnauthorized: false });
+      onTestFinished(() => void socket.destroy());
+      socket.on('error', () => {});
+      const closed = new Promise<void>((done) => socket.once('close', () => done()));
+      await once(socket, 'secureConnect');
+      socket.write('anything');
+      await closed;
+      expect(proxy.exits).toEqual([]);
+      expect(await nameOnCertificate(proxy.port, 'shop.example')).toBe('shop.example');
+    },
+  );
+
+  test.skipIf(!has('openssl'))('a handshake that is given up leaves no descriptor behind', async () => {
+    const certificate = selfSigned(tempFolder(), 'shop.example');
+    const proxy = await startProxy({ servers: { s: await okServer() }, certificates: [certificate] });
+    const openSockets = () =>
+      readdirSync('/proc/self/fd').filter((fd) => {
+        try {
+          return readlinkSync(`/proc/self/fd/${fd}`).startsWith('socket:');
+        } catch {
+          // Closed between the two looks.
+          return false;
+        }
+      }).length;
+    await nameOnCertificate(proxy.port, 'shop.example');
+    await eventually('all is quiet', () => proxy.figures('front').active === 0);
+    const before = openSockets();
+    for (let index = 0; index < 20; index++) {
+      const socket = connect(proxy.port, HOST);
+      await once(socket, 'connect');
+      socket.destroy();
+    }
+    await eventually('all have been accepted', () => openSockets() > before);
+    await eventually('they are gone', () => openSockets() <= before + 2, 20_000);
+    expect(proxy.exits).toEqual([]);
   });
 });
 

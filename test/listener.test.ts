@@ -113,6 +113,7 @@ test('its hands open, drain and close the listener of its own id', () => {
     closeListener: record('close'),
     startWorker: record('startWorker'),
     drainWorker: record('drainWorker'),
+    endWorker: record('endWorker'),
   });
   const scenario = new Scenario({ hands }).play(
     start('listener/shop/*:80', 'listener', INPUT),

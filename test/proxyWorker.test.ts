@@ -71,6 +71,17 @@ test('a drained worker that ends is stopped, not crashed', () => {
   expect(worker.state).toBe('stopped');
 });
 
+test('a drained worker whose sessions outlast the drain is ended', () => {
+  const worker = startingWorker();
+  worker.send({ type: 'worker.ready' });
+  const effects = worker.send({ type: 'worker.drain' });
+  const timer = 'xstate.after.drainTimeout.proxyWorker.draining';
+  expect(delayOf(effects, timer)).toBe(30_000);
+  expect(worker.send({ type: timer } as never)).toContainEqual({ type: 'endWorker' });
+  worker.send(died);
+  expect(worker.state).toBe('stopped');
+});
+
 test('a worker that is drained before it was ready ends all the same', () => {
   const worker = startingWorker();
   expect(worker.send({ type: 'worker.drain' })).toContainEqual({ type: 'drainWorker' });
@@ -101,6 +112,7 @@ test('its hands start and drain the thread of its own number', () => {
     closeListener: record('closeListener'),
     startWorker: record('start'),
     drainWorker: record('drain'),
+    endWorker: record('end'),
   });
   new Scenario({ hands }).play(
     start('worker/12', 'proxyWorker', { index: 12 }),

@@ -118,6 +118,11 @@ test('what operators wanted and how servers were is known after a restart', asyn
   node.runUntil(20_000);
   await node.journal.close();
   const states = lastServerStates(path);
-  expect(states.get('server/web/web1')).toEqual({ health: 'up', admin: 'drain', weight: 7, disabled: false });
+  expect(states.get('server/web/web1')).toEqual({
+    health: 'up',
+    admin: 'drain',
+    weight: { operator: 7, configured: 1 },
+    disabled: false,
+  });
   expect(states.get('server/web/web2')).toEqual({ health: 'down', admin: 'ready', weight: null, disabled: false });
 });

@@ -1,11 +1,14 @@
-/** Prometheus metrics, gathered when they are asked for. Names follow Prometheus' rules: base units, `_total`. */
-import { Counter, Gauge, Registry } from 'prom-client';
+/** Metrics, gathered when they are asked for. Names follow Prometheus' rules: base units, `_total`. */
 import type { BackendServerContext } from '../../machines/backendServer.ts';
 import { LATENESS_BUCKETS_US } from '../lateness.ts';
 import type { UnderstudyNode } from '../node.ts';
 import type { Figures } from '../proxy/counters.ts';
 import { version } from '../version.ts';
-import { frontendSlotName } from '../wiring.ts';
+import { checkerId, frontendSlotName } from '../wiring.ts';
+import { Family, labelText, withLabel } from './exposition.ts';
+
+/** Actors looked at in one turn of the loop: about a millisecond. */
+const ACTORS_PER_TURN = 50;
 
 const TRAFFIC: [keyof Figures, string, string][] = [
   ['sessions', 'sessions_total', 'Connections, or requests given to a server.'],
@@ -21,102 +24,111 @@ const SERVER_STATES = ['up', 'goingDown', 'down', 'goingUp', 'unchecked'];
 const ADMIN_STATES = ['ready', 'drain', 'maintenance'];
 const POOL_STATES = ['serving', 'onBackups', 'exhausted'];
 
-export const metricsOf = async (node: UnderstudyNode): Promise<{ contentType: string; text: string }> => {
-  const registry = new Registry();
-  const gauge = (name: string, help: string, labelNames: string[] = []) =>
-    new Gauge({ name: `understudy_${name}`, help, labelNames, registers: [registry] });
-  const counter = (name: string, help: string, labelNames: string[] = []) =>
-    new Counter({ name: `understudy_${name}`, help, labelNames, registers: [registry] });
+const nextTurn = (): Promise<void> => new Promise((done) => setImmediate(done));
 
-  gauge('info', 'Version and name of the node.', ['version', 'node', 'cluster']).set(
-    { version, node: node.config.node, cluster: node.config.cluster },
-    1,
-  );
-  gauge('start_time_seconds', 'When the node started.').set(node.startedUs / 1e6);
-  nodeMetrics(node, gauge, counter);
-
-  const traffic = (kind: 'server' | 'frontend', labels: string[]) => ({
-    active: gauge(`${kind}_active`, 'Connections, or requests under way.', labels),
-    queued: gauge(`${kind}_queued`, 'Requests that wait for a free connection.', labels),
-    statuses: counter(`${kind}_http_responses_total`, 'Answers by class of status.', [...labels, 'status']),
-    totals: TRAFFIC.map(([key, name, help]) => ({ key, counter: counter(`${kind}_${name}`, help, labels) })),
-  });
-  const report = (metrics: ReturnType<typeof traffic>, labels: Record<string, string>, figures: Figures | null) => {
-    if (!figures) return;
-    metrics.active.set(labels, figures.active);
-    metrics.queued.set(labels, figures.queued);
-    for (const { key, counter: total } of metrics.totals) total.inc(labels, figures[key]);
-    for (const status of STATUSES) metrics.statuses.inc({ ...labels, status: status.slice(6) }, figures[status]);
+/** With `onlyNode` nothing of servers, pools and frontends: cheap however many there are. */
+export const metricsOf = async (node: UnderstudyNode, onlyNode: boolean): Promise<string> => {
+  const families: Family[] = [];
+  const family = (name: string, type: 'gauge' | 'counter', help: string): Family => {
+    const made = new Family(name, type, help);
+    families.push(made);
+    return made;
   };
-
-  const serverTraffic = traffic('server', ['pool', 'server']);
-  const health = gauge('server_health', '1 for the state of health that the server is in.', [
-    'pool',
-    'server',
-    'state',
-  ]);
-  const admin = gauge('server_admin', '1 for the state that the operator has set.', ['pool', 'server', 'state']);
-  const weight = gauge('server_weight', 'Weight, slow start included.', ['pool', 'server']);
-  const checkDuration = gauge('server_check_duration_seconds', 'Duration of the last check.', ['pool', 'server']);
-  const poolState = gauge('pool_state', '1 for the state that the pool is in.', ['pool', 'state']);
-  const frontendTraffic = traffic('frontend', ['frontend']);
-
-  for (const actor of node.system.all()) {
-    if (actor.machine === 'backendServer') {
-      const context = actor.context as BackendServerContext;
-      const labels = { pool: context.pool, server: context.name };
-      const [healthState, adminState] = actor.state.split(',');
-      for (const state of SERVER_STATES) health.set({ ...labels, state }, state === healthState ? 1 : 0);
-      for (const state of ADMIN_STATES) admin.set({ ...labels, state }, state === adminState ? 1 : 0);
-      weight.set(labels, (context.weight * context.share) / 100);
-      const probe = node.lastProbes.get(`checker/${context.pool}/${context.name}`);
-      if (probe) checkDuration.set(labels, probe.durationMs / 1000);
-      report(serverTraffic, labels, node.dataPlane.figures(actor.id));
-    } else if (actor.machine === 'pool') {
-      const pool = actor.id.slice('pool/'.length);
-      for (const state of POOL_STATES) poolState.set({ pool, state }, state === actor.state ? 1 : 0);
+  nodeMetrics(node, family);
+  families.push(latenessHistogram(node));
+  if (onlyNode) return textOf(families);
+  const servers = serverMetrics(node, family);
+  const poolState = family('pool_state', 'gauge', '1 for the state that the pool is in.');
+  let seen = 0;
+  for (const { id } of [...node.system.frozen()]) {
+    if (++seen % ACTORS_PER_TURN === 0) await nextTurn();
+    // It may have been stopped between two turns.
+    const actor = node.system.get(id);
+    if (actor?.machine === 'backendServer') servers(actor.context as BackendServerContext, actor.state, id);
+    else if (actor?.machine === 'pool') {
+      const labels = labelText({ pool: id.slice('pool/'.length) });
+      for (const state of POOL_STATES) poolState.add(withLabel(labels, 'state', state), state === actor.state ? 1 : 0);
     }
   }
+  const frontends = trafficMetrics('frontend', family);
   for (const frontend of Object.keys(node.config.frontends)) {
-    report(frontendTraffic, { frontend }, node.dataPlane.figures(frontendSlotName(frontend)));
+    frontends(labelText({ frontend }), node.dataPlane.figures(frontendSlotName(frontend)));
   }
-  return { contentType: registry.contentType, text: `${await registry.metrics()}\n${latenessHistogram(node)}` };
+  return textOf(families);
 };
 
-const nodeMetrics = (
-  node: UnderstudyNode,
-  gauge: (name: string, help: string, labels?: string[]) => Gauge,
-  counter: (name: string, help: string, labels?: string[]) => Counter,
-): void => {
+const textOf = (families: Family[]): string => families.map((one) => one.text()).join('');
+
+type MakeFamily = (name: string, type: 'gauge' | 'counter', help: string) => Family;
+
+const nodeMetrics = (node: UnderstudyNode, family: MakeFamily): void => {
+  const { node: name, cluster } = node.config;
   const { counters } = node.system;
-  counter('actor_events_total', 'Events delivered to machines.').inc(counters.events);
-  counter('actor_transitions_total', 'Events that changed a state.').inc(counters.transitions);
-  counter('actor_unhandled_events_total', 'Events that a state has no handler for.').inc(counters.unhandled);
-  counter('actor_undeliverable_events_total', 'Events to actors that are not there.').inc(counters.undeliverable);
-  counter('actor_faults_total', 'Faults that must not happen.').inc(counters.faults);
   const journal = node.journal.status();
-  gauge('journal_failing', '1 while the journal cannot be written.').set(journal.failure ? 1 : 0);
-  gauge('journal_unwritten_records', 'Records that are not on disk yet.').set(journal.unwrittenRows);
-  gauge('journal_bytes', 'Size of the journal.').set(journal.usedBytes);
-  gauge('journal_last_seq', 'Sequence number of the last record.').set(journal.lastSeq);
+  const memory = process.memoryUsage();
+  family('info', 'gauge', 'Version and name of the node.').add(labelText({ version, node: name, cluster }), 1);
+  const values: [string, 'gauge' | 'counter', string, number][] = [
+    ['start_time_seconds', 'gauge', 'When the node started.', node.startedUs / 1e6],
+    ['process_resident_memory_bytes', 'gauge', 'Memory of the process.', memory.rss],
+    ['process_heap_bytes', 'gauge', 'Heap of the control thread.', memory.heapUsed],
+    ['actor_events_total', 'counter', 'Events delivered to machines.', counters.events],
+    ['actor_transitions_total', 'counter', 'Events that changed a state.', counters.transitions],
+    ['actor_unhandled_events_total', 'counter', 'Events that a state has no handler for.', counters.unhandled],
+    ['actor_undeliverable_events_total', 'counter', 'Events to actors that are not there.', counters.undeliverable],
+    ['actor_faults_total', 'counter', 'Faults that must not happen.', counters.faults],
+    ['journal_failing', 'gauge', '1 while the journal cannot be written.', journal.failure ? 1 : 0],
+    ['journal_unwritten_records', 'gauge', 'Records that are not on disk yet.', journal.unwrittenRows],
+    ['journal_bytes', 'gauge', 'Size of the journal.', journal.usedBytes],
+    ['journal_last_seq', 'gauge', 'Sequence number of the last record.', journal.lastSeq],
+  ];
+  for (const [key, type, help, value] of values) family(key, type, help).add('', value);
 };
 
-/** Written by hand because the buckets are counted already: prom-client's own histogram would count them again. */
-const latenessHistogram = (node: UnderstudyNode): string => {
-  const { lateness } = node;
-  const name = 'understudy_control_loop_lateness_seconds';
+const serverMetrics = (node: UnderstudyNode, family: MakeFamily) => {
+  const health = family('server_health', 'gauge', '1 for the state of health that the server is in.');
+  const admin = family('server_admin', 'gauge', '1 for the state that the operator has set.');
+  const weight = family('server_weight', 'gauge', 'Weight, slow start included.');
+  const checkDuration = family('server_check_duration_seconds', 'gauge', 'Duration of the last check.');
+  const traffic = trafficMetrics('server', family);
+  return (context: BackendServerContext, state: string, id: string): void => {
+    const labels = labelText({ pool: context.pool, server: context.name });
+    const [healthState, adminState] = state.split(',');
+    for (const one of SERVER_STATES) health.add(withLabel(labels, 'state', one), one === healthState ? 1 : 0);
+    for (const one of ADMIN_STATES) admin.add(withLabel(labels, 'state', one), one === adminState ? 1 : 0);
+    weight.add(labels, (context.weight * context.share) / 100);
+    const probe = node.lastProbes.get(checkerId(context.pool, context.name));
+    if (probe) checkDuration.add(labels, probe.durationMs / 1000);
+    traffic(labels, node.dataPlane.figures(id));
+  };
+};
+
+const trafficMetrics = (kind: 'server' | 'frontend', family: MakeFamily) => {
+  const active = family(`${kind}_active`, 'gauge', 'Connections, or requests under way.');
+  const queued = family(`${kind}_queued`, 'gauge', 'Requests that wait for a free connection.');
+  const statuses = family(`${kind}_http_responses_total`, 'counter', 'Answers by class of status.');
+  const totals = TRAFFIC.map(([key, name, help]) => ({ key, total: family(`${kind}_${name}`, 'counter', help) }));
+  return (labels: string, figures: Figures | null): void => {
+    if (!figures) return;
+    active.add(labels, figures.active);
+    queued.add(labels, figures.queued);
+    for (const status of STATUSES) statuses.add(withLabel(labels, 'status', status.slice(6)), figures[status]);
+    for (const { key, total } of totals) total.add(labels, figures[key]);
+  };
+};
+
+const latenessHistogram = ({ lateness }: UnderstudyNode): Family => {
+  const histogram = new Family(
+    'control_loop_lateness_seconds',
+    'histogram',
+    'How late the control loop delivers its timers.',
+  );
   let cumulative = 0;
-  const buckets = LATENESS_BUCKETS_US.map((bound, index) => {
+  LATENESS_BUCKETS_US.forEach((bound, index) => {
     cumulative += lateness.counts[index]!;
-    return `${name}_bucket{le="${bound / 1e6}"} ${cumulative}`;
+    histogram.add(labelText({ le: String(bound / 1e6) }), cumulative, '_bucket');
   });
-  return [
-    `# HELP ${name} How late the control loop delivers its timers.`,
-    `# TYPE ${name} histogram`,
-    ...buckets,
-    `${name}_bucket{le="+Inf"} ${lateness.count}`,
-    `${name}_sum ${lateness.sumUs / 1e6}`,
-    `${name}_count ${lateness.count}`,
-    '',
-  ].join('\n');
+  histogram.add(labelText({ le: '+Inf' }), lateness.count, '_bucket');
+  histogram.add('', lateness.sumUs / 1e6, '_sum');
+  histogram.add('', lateness.count, '_count');
+  return histogram;
 };

@@ -16,6 +16,7 @@ import type { RowFilter } from '../journal/reader.ts';
 import { viewOfEntry } from '../journal/view.ts';
 import type { ReloadResult, UnderstudyNode } from '../node.ts';
 import { parseTime } from '../time.ts';
+import { CONTENT_TYPE } from './exposition.ts';
 import { metricsOf } from './metrics.ts';
 import { problemsOf, stateOfNode } from './state.ts';
 
@@ -62,9 +63,9 @@ export const startApi = async ({ node, reload }: ApiOptions): Promise<Api> => {
     const problems = problemsOf(node);
     return { status: problems.length === 0 ? 'ok' : 'degraded', problems };
   });
-  app.get('/metrics', async (_request, reply) => {
-    const { contentType, text } = await metricsOf(node);
-    return reply.type(contentType).send(text);
+  app.get<{ Querystring: { only?: string } }>('/metrics', async ({ query }, reply) => {
+    const text = await metricsOf(node, query.only === 'node');
+    return reply.type(CONTENT_TYPE).send(text);
   });
   app.get('/api/state', () => stateOfNode(node, tokenFile));
   app.get('/api/machines', () => ({ machines: Object.keys(machines) }));

@@ -2,7 +2,7 @@ import { request as httpRequest, STATUS_CODES } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import type { CheckConfig } from '../config/schema.ts';
 import { formatEndpoint } from '../config/units.ts';
-import { errorText, failed, passed } from './outcome.ts';
+import { errorText, failed, limit, passed } from './outcome.ts';
 import type { Outcome, Probe } from './outcome.ts';
 import { tlsOptions } from './tls.ts';
 
@@ -34,14 +34,14 @@ export const probeHttp: Probe<Extract<CheckConfig, { type: 'http' | 'https' }>> 
   const request =
     check.type === 'https' ? httpsRequest({ ...options, ...tlsOptions(check, address.host) }) : httpRequest(options);
   const end = (outcome: Outcome) => {
-    clearTimeout(timer);
+    lift();
     request.destroy();
     finish(outcome);
   };
-  const timer = setTimeout(() => {
+  const lift = limit(timeoutMs, () => {
     const what = layer === 'L4' ? 'no connection' : layer === 'L6' ? 'no handshake' : 'no complete answer';
     end(failed(`${layer}TOUT`, `${what} within ${timeoutMs} ms`));
-  }, timeoutMs);
+  });
   request.once('socket', (socket) => {
     socket.once('connect', () => (layer = check.type === 'https' ? 'L6' : 'L7'));
     socket.once('secureConnect', () => (layer = 'L7'));
@@ -81,7 +81,7 @@ export const probeHttp: Probe<Extract<CheckConfig, { type: 'http' | 'https' }>> 
   });
   request.end();
   return () => {
-    clearTimeout(timer);
+    lift();
     request.destroy();
   };
 };

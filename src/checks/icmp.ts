@@ -8,7 +8,7 @@ import { lookup } from 'node:dns';
 import ipaddr from 'ipaddr.js';
 import koffi from 'koffi';
 import type { CheckConfig } from '../config/schema.ts';
-import { failed, passed } from './outcome.ts';
+import { failed, limit, passed } from './outcome.ts';
 import type { Outcome, Probe } from './outcome.ts';
 
 const AF_INET = 2;
@@ -139,11 +139,11 @@ export const probeIcmp: Probe<Extract<CheckConfig, { type: 'icmp' }>> = ({ addre
   let over = false;
   const end = (outcome: Outcome) => {
     over = true;
-    clearTimeout(timer);
+    lift();
     giveUp();
     finish(outcome);
   };
-  const timer = setTimeout(() => end(failed('L3TOUT', `no echo reply within ${timeoutMs} ms`)), timeoutMs);
+  const lift = limit(timeoutMs, () => end(failed('L3TOUT', `no echo reply within ${timeoutMs} ms`)));
   const ping = (host: string) => {
     if (over) return;
     const parsed = ipaddr.process(host);
@@ -170,7 +170,7 @@ export const probeIcmp: Probe<Extract<CheckConfig, { type: 'icmp' }>> = ({ addre
   }
   return () => {
     over = true;
-    clearTimeout(timer);
+    lift();
     giveUp();
   };
 };

@@ -42,3 +42,18 @@ export const errorText = (error: Error & { code?: string; reason?: string }): st
       return error.message;
   }
 };
+
+/**
+ * A time limit for a probe. A loop that was held up looks at its sockets once more before it calls a server silent: the
+ * answer may have been waiting there. Returns how to lift the limit.
+ */
+export const limit = (timeoutMs: number, expired: () => void): (() => void) => {
+  let immediate: NodeJS.Immediate | null = null;
+  const timer = setTimeout(() => {
+    immediate = setImmediate(expired);
+  }, timeoutMs);
+  return () => {
+    clearTimeout(timer);
+    if (immediate) clearImmediate(immediate);
+  };
+};

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import type { CheckConfig } from '../config/schema.ts';
-import { failed, passed } from './outcome.ts';
+import { failed, limit, passed } from './outcome.ts';
 import type { Probe } from './outcome.ts';
 
 /**
@@ -29,16 +29,16 @@ export const probeScript: Probe<Extract<CheckConfig, { type: 'script' }>> = (tar
       if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
     }
   };
-  const timer = setTimeout(() => {
+  const lift = limit(timeoutMs, () => {
     killGroup();
     finish(failed('PROCTOUT', `${program} did not end within ${timeoutMs} ms`));
-  }, timeoutMs);
+  });
   child.on('error', (error) => {
-    clearTimeout(timer);
+    lift();
     finish(failed('PROCERR', `${program} could not be run: ${error.message}`));
   });
   child.on('exit', (status, signal) => {
-    clearTimeout(timer);
+    lift();
     // What it left running in the background would pile up check by check.
     killGroup();
     finish(
@@ -48,7 +48,7 @@ export const probeScript: Probe<Extract<CheckConfig, { type: 'script' }>> = (tar
     );
   });
   return () => {
-    clearTimeout(timer);
+    lift();
     killGroup();
   };
 };

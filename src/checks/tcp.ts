@@ -1,6 +1,6 @@
 import { connect } from 'node:net';
 import type { CheckConfig } from '../config/schema.ts';
-import { errorText, failed, passed } from './outcome.ts';
+import { errorText, failed, limit, passed } from './outcome.ts';
 import type { Probe } from './outcome.ts';
 
 /** What of an answer is looked at: a banner or a status line is in its first bytes. */
@@ -14,18 +14,18 @@ export const probeTcp: Probe<Extract<CheckConfig, { type: 'tcp' }>> = ({ address
   let answer = '';
   const socket = connect({ host: address.host, port: address.port });
   const end = (outcome: Parameters<typeof finish>[0]) => {
-    clearTimeout(timer);
+    lift();
     // Reset instead of close, as HAProxy does: thousands of checks would fill the port range with TIME_WAIT.
     socket.resetAndDestroy();
     finish(outcome);
   };
-  const timer = setTimeout(() => {
+  const lift = limit(timeoutMs, () => {
     end(
       connected
         ? failed('L7TOUT', `no matching answer within ${timeoutMs} ms`)
         : failed('L4TOUT', `no connection within ${timeoutMs} ms`),
     );
-  }, timeoutMs);
+  });
   socket.once('connect', () => {
     connected = true;
     if (!talks && check.send === undefined) {
@@ -46,7 +46,7 @@ export const probeTcp: Probe<Extract<CheckConfig, { type: 'tcp' }>> = ({ address
     socket.on('end', () => end(failed('L7RSP', 'connection closed before the expected answer')));
   }
   return () => {
-    clearTimeout(timer);
+    lift();
     socket.destroy();
   };
 };

@@ -3,7 +3,7 @@ import { isIP } from 'node:net';
 import { connect } from 'node:tls';
 import type { ConnectionOptions } from 'node:tls';
 import type { CheckConfig } from '../config/schema.ts';
-import { errorText, failed, passed } from './outcome.ts';
+import { errorText, failed, limit, passed } from './outcome.ts';
 import type { Probe } from './outcome.ts';
 
 type Verification = { serverName?: string | undefined; verify: boolean; ca?: string | undefined };
@@ -35,23 +35,23 @@ export const probeTls: Probe<Extract<CheckConfig, { type: 'tls' }>> = ({ address
   let connected = false;
   const socket = connect({ ...tlsOptions(check, address.host), host: address.host, port: address.port });
   const end = (outcome: Parameters<typeof finish>[0]) => {
-    clearTimeout(timer);
+    lift();
     socket.destroy();
     finish(outcome);
   };
-  const timer = setTimeout(() => {
+  const lift = limit(timeoutMs, () => {
     end(
       connected
         ? failed('L6TOUT', `no handshake within ${timeoutMs} ms`)
         : failed('L4TOUT', `no connection within ${timeoutMs} ms`),
     );
-  }, timeoutMs);
+  });
   socket.once('connect', () => (connected = true));
   socket.once('secureConnect', () => end(passed('L6OK', socket.getProtocol() ?? '')));
   socket.on('error', (error) => end(failed(connected ? 'L6RSP' : 'L4CON', errorText(error))));
   socket.on('close', () => end(failed(connected ? 'L6RSP' : 'L4CON', 'connection closed during the handshake')));
   return () => {
-    clearTimeout(timer);
+    lift();
     socket.destroy();
   };
 };

@@ -71,8 +71,11 @@ export class NodeClient {
     } catch {
       throw new UnderstudyError('NODE_UNREACHABLE', `what answers at ${this.url} is no node of Understudy`);
     }
-    if (!response.ok)
-      throw new UnderstudyError('NODE_REFUSED', answer.message ?? `the node answered ${response.status}`);
+    if (!response.ok) {
+      // 503: the node could not reach or read what the command needs.
+      const code = response.status === 503 ? 'NODE_UNREACHABLE' : 'NODE_REFUSED';
+      throw new UnderstudyError(code, answer.message ?? `the node answered ${response.status}`);
+    }
     return answer;
   }
 }

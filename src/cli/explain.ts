@@ -5,13 +5,18 @@ import type { Explanation } from '../worlds/explain.ts';
 import { NodeClient } from './client.ts';
 import type { ClientOptions } from './client.ts';
 import { journalPath } from './journalPath.ts';
-import { bold, dim, print, printJson } from './output.ts';
+import { bold, dim, print, printJson, warn } from './output.ts';
 
 type Options = ClientOptions & { at?: string; json?: boolean };
 
 export const explainCommand = async (actor: string, journal: string | undefined, options: Options): Promise<void> => {
   // A running node writes open runs of this actor first, so that the answer reaches up to now.
-  if (journal === undefined) await new NodeClient(options).flush(actor);
+  if (journal === undefined) {
+    const client = new NodeClient(options);
+    await client.flush(actor);
+    const { failure } = (await client.state()).journal;
+    if (failure) warn(`understudy: the journal can't be written at the moment (${failure.message}): this may be old`);
+  }
   const reader = new JournalReader(await journalPath(journal, options));
   const atUs = options.at === undefined ? undefined : parseTime(options.at, Date.now() * 1000);
   const explanation = explain(reader, actor, atUs ?? (journal === undefined ? Date.now() * 1000 : undefined));

@@ -11,7 +11,7 @@ export const graphCommand = async (
   what: string,
   options: { format: 'svg' | 'mermaid' | 'dot'; output?: string },
 ): Promise<void> => {
-  const machine = (machines as Record<string, AnyStateMachine>)[what];
+  const machine = Object.hasOwn(machines, what) ? (machines as Record<string, AnyStateMachine>)[what] : undefined;
   if (!machine && !existsSync(what)) {
     throw new UnderstudyError('USAGE', `${what} is neither a machine (${Object.keys(machines).join(', ')}) nor a file`);
   }

@@ -1,5 +1,6 @@
 /** The command line: names, arguments and options. What each command does stands in a file of its own. */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { UnderstudyError } from '../errors.ts';
 import { version } from '../version.ts';
 import { checkCommand } from './check.ts';
 import { explainCommand } from './explain.ts';
@@ -83,10 +84,8 @@ server
   .description('set its weight, 0 to 256')
   .argument('<pool/server>')
   .argument('<weight>', 'a whole number', (text) => {
-    const weight = Number(text);
-    if (!Number.isInteger(weight) || weight < 0 || weight > 256)
-      throw new InvalidArgumentError('0 to 256 are allowed.');
-    return weight;
+    if (!/^\d+$/.test(text) || Number(text) > 256) throw new InvalidArgumentError('0 to 256 are allowed.');
+    return Number(text);
   })
   .addOption(api())
   .addOption(token())
@@ -160,6 +159,12 @@ program
   .addOption(new Option('--format <format>', 'what to print').choices(['svg', 'mermaid', 'dot']).default('svg'))
   .option('-o, --output <file>', 'write to a file')
   .action(graphCommand);
+
+// Who reads our output has seen enough: `understudy log | head`.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0);
+  failWith(new UnderstudyError('USAGE', `standard output can't be written: ${error.message}`));
+});
 
 try {
   await program.parseAsync();

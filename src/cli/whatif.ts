@@ -65,16 +65,23 @@ const pair = ({ real, would }: WhatIf): Pair[] => {
     real: transition,
     would: null,
   }));
+  const waiting = new Map<string, Pair[]>();
+  const keyOf = ({ actor, state }: WhatIfTransition) => `${actor} ${state}`;
+  for (const one of pairs) {
+    const key = keyOf(one.real!);
+    const known = waiting.get(key);
+    if (known) known.push(one);
+    else waiting.set(key, [one]);
+  }
   for (const transition of would) {
-    const match = pairs.find(
-      (candidate) =>
-        !candidate.would &&
-        candidate.actor === transition.actor &&
-        candidate.real?.state === transition.state &&
-        Math.abs(candidate.timeUs - transition.timeUs) <= SAME_TIME_US,
-    );
-    if (match) match.would = transition;
-    else pairs.push({ timeUs: transition.timeUs, actor: transition.actor, real: null, would: transition });
+    const candidates = waiting.get(keyOf(transition)) ?? [];
+    // Both are in order of time: what is too early for this one is too early for all that follow.
+    while (candidates[0] && candidates[0].timeUs < transition.timeUs - SAME_TIME_US) candidates.shift();
+    const match = candidates[0];
+    if (match && match.timeUs <= transition.timeUs + SAME_TIME_US) {
+      match.would = transition;
+      candidates.shift();
+    } else pairs.push({ timeUs: transition.timeUs, actor: transition.actor, real: null, would: transition });
   }
   return pairs.sort((a, b) => a.timeUs - b.timeUs);
 };

@@ -7,7 +7,6 @@ export type SystemNode = {
   id: string;
   kind: 'listener' | 'frontend' | 'pool' | 'server';
   lines: string[];
-  group: string | null;
 };
 export type SystemEdge = { from: string; to: string; label: string; dashed: boolean };
 export type SystemGraph = { name: string; nodes: SystemNode[]; edges: SystemEdge[] };
@@ -17,14 +16,13 @@ export const systemGraph = (config: Config): SystemGraph => {
   const edges: SystemEdge[] = [];
   for (const [name, frontend] of Object.entries(config.frontends)) {
     const id = `frontend/${name}`;
-    nodes.push({ id, kind: 'frontend', lines: [`frontend ${name}`, `mode ${frontend.mode}`], group: null });
+    nodes.push({ id, kind: 'frontend', lines: [`frontend ${name}`, `mode ${frontend.mode}`] });
     for (const { address, tls } of frontend.bind) {
       const listener = `listener/${name}/${formatEndpoint(address)}`;
       nodes.push({
         id: listener,
         kind: 'listener',
         lines: [formatEndpoint(address), ...(tls ? ['TLS'] : [])],
-        group: null,
       });
       edges.push({ from: listener, to: id, label: '', dashed: false });
     }
@@ -44,7 +42,6 @@ export const systemGraph = (config: Config): SystemGraph => {
       id: `pool/${name}`,
       kind: 'pool',
       lines: [`pool ${name}`, backend.balance, checkText(backend)],
-      group: null,
     });
     for (const server of backend.servers) {
       const id = `server/${name}/${server.name}`;
@@ -53,7 +50,7 @@ export const systemGraph = (config: Config): SystemGraph => {
         ...(server.backup ? ['backup'] : []),
         ...(server.disabled ? ['disabled'] : []),
       ];
-      nodes.push({ id, kind: 'server', lines: [server.name, formatEndpoint(server.address), ...traits], group: name });
+      nodes.push({ id, kind: 'server', lines: [server.name, formatEndpoint(server.address), ...traits] });
       edges.push({ from: `pool/${name}`, to: id, label: '', dashed: server.backup });
     }
   }

@@ -191,6 +191,8 @@ export class Journal implements Recorder {
     await this.written();
     this.#closing = true;
     if (this.#retry) clearTimeout(this.#retry);
+    // A writer that has died says nothing more.
+    if (this.#writerIsGone) return;
     const closed = new Promise<void>((done) => (this.#closed = done));
     this.#post({ kind: 'close' });
     await closed;

@@ -137,8 +137,9 @@ export class JournalReader {
 
   /** The time of the newest record, µs since 1970; 0 in an empty journal. */
   lastTimeUs(): number {
-    const row = this.#db.prepare('SELECT time FROM records ORDER BY seq DESC LIMIT 1').get() as
-      { time: number } | undefined;
+    const row = this.#db
+      .prepare('SELECT max(time) AS time FROM (SELECT time FROM records ORDER BY seq DESC LIMIT 1000)')
+      .get() as { time: number } | undefined;
     return row?.time ?? 0;
   }
 

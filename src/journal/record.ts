@@ -89,24 +89,25 @@ const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true });
 export const encodeBody = (body: unknown): Uint8Array => packr.pack(body);
 export const decodeBody = (body: Uint8Array): unknown => unpackr.unpack(body) as unknown;
 
+/** The values of a row in the order of the columns. */
+export const valuesOf = (row: Row) =>
+  [
+    row.seq,
+    row.epoch,
+    row.time,
+    row.mono,
+    row.actor,
+    row.origin,
+    row.type,
+    row.state,
+    row.cause,
+    row.count,
+    row.v,
+    row.body,
+  ] as const;
+
 /** Rows on their way to the writer's thread: arrays in the order of the columns, half the work of objects with names. */
-export const packRows = (rows: readonly Row[]): Uint8Array =>
-  packr.pack(
-    rows.map((row) => [
-      row.seq,
-      row.epoch,
-      row.time,
-      row.mono,
-      row.actor,
-      row.origin,
-      row.type,
-      row.state,
-      row.cause,
-      row.count,
-      row.v,
-      row.body,
-    ]),
-  );
+export const packRows = (rows: readonly Row[]): Uint8Array => packr.pack(rows.map(valuesOf));
 
 export const unpackRows = (bytes: Uint8Array): Row[] =>
   (unpackr.unpack(bytes) as never[][]).map(

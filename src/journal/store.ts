@@ -2,7 +2,7 @@
 import { accessSync, closeSync, constants, existsSync, openSync, renameSync } from 'node:fs';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { UnderstudyError } from '../errors.ts';
-import { checksumOf, decodeBody, GAP, ROW_COLUMNS } from './record.ts';
+import { checksumOf, decodeBody, GAP, ROW_COLUMNS, valuesOf } from './record.ts';
 import type { Row, SingleBody } from './record.ts';
 
 /** `PRAGMA application_id`: "USty". Tells our files from other databases. */
@@ -115,21 +115,7 @@ export class JournalStore {
     this.#db.exec('BEGIN IMMEDIATE');
     try {
       for (const row of rows) {
-        this.#insert.run(
-          row.seq,
-          row.epoch,
-          row.time,
-          row.mono,
-          row.actor,
-          row.origin,
-          row.type,
-          row.state,
-          row.cause,
-          row.count,
-          row.v,
-          row.body,
-          checksumOf(row),
-        );
+        this.#insert.run(...valuesOf(row), checksumOf(row));
       }
       for (const part of parts) {
         const { seq, epoch, time, mono, v, body, crc } = part;

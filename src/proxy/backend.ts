@@ -56,6 +56,8 @@ export class Backend {
   #counters: Counters;
   #choose: Choose;
   #random: () => number;
+  /** Those that take new traffic. */
+  #weighted: Server[] = [];
   #waiters = new Set<Waiter>();
   #poll: NodeJS.Timeout | null = null;
   #tellOthers: () => void;
@@ -101,6 +103,7 @@ export class Backend {
       server.weight = weight;
       if (weight === 0) server.idle.closeAll();
     }
+    this.#weighted = [...this.servers.values()].filter((server) => server.weight > 0);
     this.wakeWaiters();
   }
 
@@ -153,10 +156,9 @@ export class Backend {
   }
 
   #usable(excluded: ReadonlySet<Server>): Server[] {
-    const weighted = [...this.servers.values()].filter((server) => server.weight > 0);
-    if (excluded.size === 0) return weighted;
-    const fresh = weighted.filter((server) => !excluded.has(server));
-    return fresh.length > 0 ? fresh : weighted;
+    if (excluded.size === 0) return this.#weighted;
+    const fresh = this.#weighted.filter((server) => !excluded.has(server));
+    return fresh.length > 0 ? fresh : this.#weighted;
   }
 
   #take(usable: Server[], clientAddress: string): Place | null {

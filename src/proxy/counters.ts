@@ -113,12 +113,12 @@ export class Counters {
 /** The sum over all workers. */
 export const figuresOf = (memory: SharedMemory, slot: number): Figures => {
   const gauges = new Int32Array(memory.gauges);
-  const views = [...memory.workers.values()].map(({ counters }) => new Float64Array(counters));
   const figures = {} as Figures;
   for (const gauge of GAUGES) figures[gauge] = Atomics.load(gauges, gaugeIndex(slot, gauge));
-  for (const counter of COUNTERS) {
-    const index = counterIndex(slot, counter);
-    figures[counter] = views.reduce((sum, view) => sum + view[index]!, 0);
+  for (const counter of COUNTERS) figures[counter] = 0;
+  for (const { counters } of memory.workers.values()) {
+    const own = new Float64Array(counters, slot * COUNTERS.length * 8, COUNTERS.length);
+    COUNTERS.forEach((counter, index) => (figures[counter] += own[index]!));
   }
   return figures;
 };

@@ -78,6 +78,12 @@ export class DataPlane {
     else this.#reports.workerExited(index, 'EXITED', 'it was not running');
   }
 
+  /** Ends a worker with whatever it still has. */
+  endWorker(index: number): void {
+    // Its `exit` is heard where all ends of workers are.
+    void this.#workers.get(index)?.terminate();
+  }
+
   configure(model: Model): void {
     this.#model = model;
     this.#broadcast({ kind: 'configure', model });

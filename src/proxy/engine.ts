@@ -40,3 +40,13 @@ export const route = (frontend: Frontend, host: string, target: string): string 
   );
   return rule?.use ?? frontend.model.use;
 };
+
+/**
+ * Ends a connection so that the other side knows that something is missing. TLS has no reset (Node throws), but without
+ * close_notify it says the same; and libuv refuses a reset while a shutdown is under way, and then never closes.
+ */
+export const reset = (socket: ClientSocket): void => {
+  const isShutting = socket.writableEnded && socket.writableLength === 0;
+  if (socket.encrypted === true || isShutting) socket.destroy();
+  else socket.resetAndDestroy();
+};

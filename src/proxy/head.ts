@@ -229,7 +229,14 @@ const removeNamedFields = (fields: Fields, meaning: Meaning): void => {
 const keepsAlive = (minor: 0 | 1, tokens: string[]): boolean =>
   minor === 1 ? !tokens.includes('close') : tokens.includes('keep-alive') && !tokens.includes('close');
 
-const newFields = (bytes: Buffer): Fields => ({ bytes, offsets: new Int32Array(MAX_FIELDS * OFFSETS), count: 0 });
+/** Heads are parsed one at a time, so their offsets are gathered in one place and only what was used is kept. */
+const SCRATCH = new Int32Array(MAX_FIELDS * OFFSETS);
+
+const newFields = (bytes: Buffer): Fields => ({ bytes, offsets: SCRATCH, count: 0 });
+
+const keepUsed = (fields: Fields): void => {
+  fields.offsets = SCRATCH.slice(0, fields.count * OFFSETS);
+};
 
 /** `HTTP/1.0` or `HTTP/1.1` at an offset; null for anything else. */
 const versionAt = (bytes: Buffer, at: number): 0 | 1 | null => {
@@ -268,6 +275,7 @@ export const parseRequest = (bytes: Buffer): Parsed<RequestHead> => {
   if (end > 0) return end;
   const length = -end;
   if (length > MAX_HEAD_BYTES) return 431;
+  keepUsed(fields);
   const meaning = interpret(fields);
   if (typeof meaning === 'number') return meaning;
   if (method === 'CONNECT') return 405;
@@ -350,6 +358,7 @@ export const parseResponse = (bytes: Buffer, requestMethod: string): Parsed<Resp
   const end = parseFields(bytes, at + 2, fields);
   if (end === 'more') return bytes.length > MAX_HEAD_BYTES ? 502 : 'more';
   if (end > 0) return 502;
+  keepUsed(fields);
   const meaning = interpret(fields);
   if (typeof meaning === 'number') return 502;
   const { transferEncoding, contentLength } = meaning;

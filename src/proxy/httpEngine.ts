@@ -8,7 +8,7 @@
 import { formatEndpoint } from '../config/units.ts';
 import type { Backend, Place, Refusal, Server } from './backend.ts';
 import type { ClientSession, ClientSocket, Engine, Frontend } from './engine.ts';
-import { route } from './engine.ts';
+import { reset, route } from './engine.ts';
 import { errorPage } from './errorPages.ts';
 import { Body } from './framing.ts';
 import { MAX_HEAD_BYTES, parseRequest, parseResponse, requestHeadFor, responseHeadFor } from './head.ts';
@@ -187,7 +187,7 @@ class HttpClient implements ClientSession {
 
   #onTimeout = (): void => {
     // With part of an answer unsent, only a reset tells the client that it is not whole.
-    if (this.#closing) this.socket.resetAndDestroy();
+    if (this.#closing) reset(this.socket);
     else if (this.#exchange) this.#exchange.clientTimedOut();
     // An idle connection is closed without a word, and so is one that doesn't read; one with half a head is told.
     else if (this.#input.length > 0 && !this.socket.writableNeedDrain) this.refuse(408);
@@ -220,6 +220,9 @@ class HttpClient implements ClientSession {
   #nextRequest(): boolean {
     const head = parseRequest(this.#input);
     if (head === 'more') {
+      // Empty lines between requests are no beginning of one.
+      while (this.#input[0] === 13 && this.#input[1] === 10) this.#input = this.#input.subarray(2);
+      if (this.#input.length === 0) return false;
       if (this.#input.length > MAX_HEAD_BYTES) this.refuse(431);
       else if (this.#ended) this.refuse(400);
       else this.#startHeadTimer();
@@ -270,6 +273,8 @@ class Exchange implements ConnectionUser {
   readonly #tried = new Set<Server>();
   readonly #upgrades: boolean;
   #attempts = 0;
+  /** A kept connection turned out to be closed: the next attempt gets a new one. */
+  #wasStale = false;
   #place: Place | null = null;
   #connection: ServerConnection | null = null;
   #giveUp: () => void = () => {};
@@ -409,9 +414,9 @@ class Exchange implements ConnectionUser {
       this.#cutOff();
       return;
     }
-    const reused = this.#connection?.reused === true;
-    if (!reused) this.#countFailure();
-    if (this.#mayRetry()) this.#retry(reused);
+    const wasStale = this.#connection?.reused === true;
+    if (!wasStale) this.#countFailure();
+    if (this.#mayRetry(wasStale)) this.#retry(wasStale);
     else this.#fail(502);
   }
 
@@ -420,7 +425,8 @@ class Exchange implements ConnectionUser {
     const { server } = place;
     server.sessions.add(this.#session);
     // Only what may be sent twice goes over a connection that the server might be closing at this moment.
-    const idle = this.#isRepeatable() && !this.#upgrades ? server.idle.take() : null;
+    const mayReuse = this.#isRepeatable() && !this.#upgrades && !this.#wasStale;
+    const idle = mayReuse ? server.idle.take() : null;
     if (idle) {
       this.#use(idle);
       return;
@@ -464,17 +470,18 @@ class Exchange implements ConnectionUser {
     return IDEMPOTENT.has(this.#head.method) && this.#head.framing === 'none';
   }
 
-  #mayRetry(): boolean {
-    if (this.#attempts >= this.#backend.model.retries) return false;
+  #mayRetry(wasStale = false): boolean {
+    if (!wasStale && this.#attempts >= this.#backend.model.retries) return false;
     return !this.#sent || (this.#isRepeatable() && !this.#bodyStarted);
   }
 
-  #retry(sameServerIsFine: boolean): void {
+  #retry(wasStale: boolean): void {
     const { server } = this.#place!;
-    this.#attempts++;
+    // A kept connection that was closed under us says nothing about the server, and was no attempt at it.
+    if (wasStale) this.#wasStale = true;
+    else this.#attempts++;
     this.#client.engine.counters.add(server.model.slot, 'retries');
-    // A reused connection that was closed under us says nothing about the server.
-    if (!sameServerIsFine) this.#tried.add(server);
+    if (!wasStale) this.#tried.add(server);
     this.#leaveServer(false);
     this.#responseInput = EMPTY;
     this.#sent = false;
@@ -493,11 +500,19 @@ class Exchange implements ConnectionUser {
       this.#keepsClient() ? this.#keepAliveLine() : 'Connection: close\r\n',
       this.#dechunks(),
     );
-    this.#writeToClient(out);
     const rest = this.#responseInput;
     this.#responseInput = EMPTY;
-    if (this.#responseBody.done) this.#complete(rest.length > 0);
-    else if (rest.length > 0) this.#takeResponseBody(rest);
+    if (rest.length === 0 || this.#responseBody.done) {
+      this.#writeToClient(out);
+      if (this.#responseBody.done) this.#complete(rest.length > 0);
+      return;
+    }
+    // One system call for the head and what came with it: a write costs more than all else that a request does here.
+    const { socket } = this.#client;
+    socket.cork();
+    this.#writeToClient(out);
+    this.#takeResponseBody(rest);
+    socket.uncork();
   }
 
   /** HTTP/1.0 clients get no chunks; the end of the connection ends the body instead. */
@@ -618,10 +633,7 @@ class Exchange implements ConnectionUser {
   #cutOff(): void {
     if (this.#over) return;
     this.#end(false);
-    const { socket } = this.#client;
-    // TLS can't be reset half-way; destroying it without close_notify says the same.
-    if (socket.encrypted === true) socket.destroy();
-    else socket.resetAndDestroy();
+    reset(this.#client.socket);
   }
 
   #end(keepsServer: boolean): void {

@@ -21,6 +21,8 @@ import { serveTcp } from './tcpEngine.ts';
 
 /** Connections that the kernel may hold for us while we are busy; it caps the number at net.core.somaxconn. */
 const BACKLOG = 4096;
+/** A connection that is not yet a session counts nowhere and is drained by nobody: it must not take long. */
+const HANDSHAKE_TIMEOUT_MS = 10_000;
 
 const port = parentPort;
 assert(port, 'a proxy worker runs as a worker thread');
@@ -89,7 +91,10 @@ const serve = (listener: Listener, socket: ClientSocket): void => {
     frontend.model.mode === 'http'
       ? serveHttp(engine, () => frontends.get(name) ?? frontend, socket, onClosed)
       : serveTcp(engine, frontend, socket, onClosed);
-  if (!closed) listener.sessions.add(session);
+  if (closed) return;
+  listener.sessions.add(session);
+  // Its TLS handshake ended after the listener was closed.
+  if (listener.drained) session.destroy();
 };
 
 const reportDrained = (listener: Listener): void => {
@@ -120,8 +125,8 @@ const listen = (model: ListenerModel): void => {
     server.on(model.certificates ? 'secureConnection' : 'connection', (socket: ClientSocket) =>
       serve(listener, socket),
     );
-    // A handshake that fails is the client's affair; the socket is closed by Node.
-    server.on('tlsClientError', () => {});
+    // A handshake that fails is the client's affair; but with half-open sockets Node leaves the closing to us.
+    server.on('tlsClientError', (_error: Error, socket: ClientSocket) => socket.destroy());
     server.on('error', (error) => {
       // One that listens goes on: accepting can fail for want of file descriptors, and works again when there are some.
       if (server.listening) return;
@@ -158,7 +163,9 @@ const tlsServer = (listener: Listener): NetServer => {
     cert: first.pem,
     key: first.pem,
     allowHalfOpen: true,
-    ALPNProtocols: ['http/1.1'],
+    // Mode tcp carries any protocol: with a list of ours, Node would refuse clients that name only others.
+    ...(frontends.get(listener.model.frontend)?.model.mode === 'http' ? { ALPNProtocols: ['http/1.1'] } : {}),
+    handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
     SNICallback: (name, done) =>
       done(null, listener.certificates.find(({ names }) => names.checkHost(name) !== undefined)?.context),
   });
@@ -211,9 +218,9 @@ port.on('message', (message: ToWorker) => {
       return backends.get(message.pool)?.wakeWaiters();
     case 'drain':
       for (const id of [...listeners.keys()]) drainListener(id);
-      // Everything is told by messages; without the port the thread ends when its last session does.
-      port.close();
-      for (const backend of backends.values()) for (const server of backend.servers.values()) server.retire();
+      // The thread ends when its last session does; until then it still hears of weights, limits and shutdowns.
+      port.unref();
+      for (const backend of backends.values()) for (const server of backend.servers.values()) server.idle.stop();
       return;
   }
 });

@@ -1,5 +1,9 @@
 /** Bytes both ways between two sockets, with back-pressure and half-close: mode `tcp`, and upgraded connections. */
 import type { Socket } from 'node:net';
+import { reset } from './engine.ts';
+
+/** How long one side may outlive the other. */
+const LINGER_MS = 10_000;
 
 export type RelayOptions = {
   client: Socket;
@@ -40,8 +44,13 @@ export const relay = ({ client, server, idleMs, onBytes, onClosed }: RelayOption
     from.on('error', () => {});
     from.on('close', (hadError) => {
       // A reset on one side is passed on as one: the other must not take it for a clean end.
-      if (hadError && !to.destroyed) to.resetAndDestroy();
-      else if (!to.destroyed && !to.writableEnded) to.end();
+      if (hadError && !to.destroyed) reset(to);
+      else if (!to.destroyed) {
+        if (!to.writableEnded) to.end();
+        // Nobody is left to read what it says; one that doesn't close either is not waited for.
+        to.resume();
+        to.setTimeout(Math.min(idleMs, LINGER_MS));
+      }
       closed();
     });
   };

@@ -89,6 +89,7 @@ export const openConnection = (
 /** The newest is used first, so that what isn't needed grows old and goes. */
 export class IdleConnections {
   #idle: ServerConnection[] = [];
+  #stopped = false;
 
   get size(): number {
     return this.#idle.length;
@@ -108,7 +109,7 @@ export class IdleConnections {
 
   put(connection: ServerConnection): void {
     const { socket } = connection;
-    if (this.#idle.length >= MAX_IDLE || socket.destroyed) {
+    if (this.#stopped || this.#idle.length >= MAX_IDLE || socket.destroyed) {
       socket.destroy();
       return;
     }
@@ -121,6 +122,12 @@ export class IdleConnections {
     socket.setTimeout(IDLE_TIMEOUT_MS);
     socket.resume();
     this.#idle.push(connection);
+  }
+
+  /** Keeps none from now on. */
+  stop(): void {
+    this.#stopped = true;
+    this.closeAll();
   }
 
   closeAll(): void {

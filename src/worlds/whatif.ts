@@ -15,7 +15,7 @@ import { machines } from '../../machines/index.ts';
 import type { Config } from '../config/schema.ts';
 import type { JournalReader } from '../journal/reader.ts';
 import type { Step } from '../journal/record.ts';
-import { actorsOf } from '../wiring.ts';
+import { actorsOf, serverId } from '../wiring.ts';
 import { Replay } from './replay.ts';
 
 export type WhatIfTransition = { timeUs: number; actor: string; state: string; event: string };
@@ -28,7 +28,6 @@ export type WhatIf = {
   would: WhatIfTransition[];
   /** Servers of the new configuration of which the journal has no probe. */
   unobserved: string[];
-  epochs: number;
 };
 
 type Observation = { monoUs: number; answer: ProbeAnswer };
@@ -48,13 +47,12 @@ const NOT_REPLAYED = new Set<string>([
 
 /** @throws UnderstudyError RECORD_UNREADABLE */
 export const whatIf = (reader: JournalReader, config: Config): WhatIf => {
-  const result: WhatIf = { fromUs: 0, untilUs: 0, real: [], would: [], unobserved: [], epochs: 0 };
+  const result: WhatIf = { fromUs: 0, untilUs: 0, real: [], would: [], unobserved: [] };
   const replay = new Replay(reader);
   let epoch: Step[] = [];
   let epochNumber = -1;
   const playEpoch = () => {
     if (epoch.length === 0) return;
-    result.epochs++;
     playOne(epoch, config, result);
     epoch = [];
   };
@@ -141,9 +139,18 @@ const playOne = (steps: Step[], config: Config, result: WhatIf): void => {
     system.start(spec.id, spec.machine, hint === undefined ? spec.input : { ...spec.input, hint });
     if (spec.machine === 'listener') system.send(spec.id, { type: 'listener.open' });
   }
+  for (const [pool, { servers }] of Object.entries(config.backends)) {
+    for (const { name, disabled } of servers) {
+      if (disabled) system.send(serverId(pool, name), { type: 'operator.maintenance' });
+    }
+  }
   const inputs = ordered.filter(
     ({ origin, event, actor }) =>
-      origin === 'input' && !NOT_REPLAYED.has(event.type) && event.type !== 'listener.open' && system.has(actor),
+      origin === 'input' &&
+      !NOT_REPLAYED.has(event.type) &&
+      event.type !== 'listener.open' &&
+      event['configured'] !== true &&
+      system.has(actor),
   );
   let nextInput = 0;
   for (;;) {

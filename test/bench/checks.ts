@@ -56,7 +56,7 @@ type Lateness = { counts: Map<number, number> };
 
 /** The control loop's lateness as the node's own metrics tell it: cumulative counts by upper bound in seconds. */
 const latenessOf = async (api: string): Promise<Lateness> => {
-  const text = await (await fetch(`${api}/metrics`)).text();
+  const text = await (await fetch(`${api}/metrics?only=node`)).text();
   const counts = new Map<number, number>();
   for (const [, bound, count] of text.matchAll(/control_loop_lateness_seconds_bucket\{le="([^"]+)"\} (\d+)/g)) {
     counts.set(bound === '+Inf' ? Infinity : Number(bound), Number(count));

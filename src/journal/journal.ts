@@ -23,12 +23,15 @@ import type { FromWriter, ToWriter, WriterData } from './writerThread.ts';
 export const MAX_UNWRITTEN_ROWS = 100_000;
 /** A failed write is tried again this often: soon enough after somebody made room, rare enough to cost nothing. */
 const RETRY_MS = 500;
-/** Open runs are looked over this often for those that are old enough to be written. */
-const SWEEP_MS = 1_000;
+/** Open runs are looked over this often for those that are old enough to be written: few at a time, never thousands. */
+const SWEEP_MS = 50;
 /** Rows from one checkpoint to the next at least: a replay starts at most this far back (a tenth of a second). */
 const CHECKPOINT_EVERY_ROWS = 10_000;
-/** With many actors a checkpoint is large; rows to the next one per actor, so that they stay a small part of the file. */
-const CHECKPOINT_ROWS_PER_ACTOR = 5;
+/**
+ * With many actors a checkpoint is large, and closing all their runs for it takes the loop some 15 µs each: rows to the
+ * next one per actor, so that with 20,000 of them it comes every few minutes.
+ */
+const CHECKPOINT_ROWS_PER_ACTOR = 25;
 /** Snapshots packed in one turn of the loop: about a millisecond. */
 const CHECKPOINT_PART_ACTORS = 250;
 /** Rows of one batch: a commit of this many takes some 50 ms, and the next ones go together anyway. */

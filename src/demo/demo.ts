@@ -164,21 +164,27 @@ ${list('tcp')}
 };
 
 const welcome = (demo: Demo, status: string): string => {
-  const web2 = demo.servers.find(({ name }) => name === 'web2')!;
+  const web2 = demo.servers.find(({ name }) => name === 'web2')!.process?.pid;
   const api = demo.api.endsWith(':8404') ? '' : ` --api ${demo.api}`;
+  const { host, port } = demo.tcp;
+  const lines = [
+    [`curl ${demo.url}/`, 'a server answers, the next one next time'],
+    [`(echo hello; sleep 1) | nc ${host} ${port}`, 'TCP, through the same node'],
+    [`kill -STOP ${web2}`, 'web2 hangs; keep curling'],
+    [`npx understudy status${api}`, 'what state everything is in'],
+    [`npx understudy explain server/web/web2${api}`, 'why web2 left'],
+    [`kill -CONT ${web2}`, 'web2 comes back (kill -9 ends it for good)'],
+    [`npx understudy server drain web/web1${api}`, 'take web1 out by hand, and'],
+    [`npx understudy server ready web/web1${api}`, 'back in'],
+    [`npx understudy log --follow${api}`, 'every decision, as it is recorded'],
+  ];
+  const width = Math.max(...lines.map(([command]) => command!.length));
   return `
 ${status}
 
 ${bold('Understudy balances real traffic. In another terminal, in this folder, try:')}
 
-  curl ${demo.url}/                                  a server answers, the next one next time
-  (echo hello; sleep 1) | nc ${demo.tcp.host} ${demo.tcp.port}               TCP, through the same node
-  kill -9 ${web2.process?.pid}                                           web2 dies; keep curling
-  npx understudy status${api}                          what state everything is in
-  npx understudy explain server/web/web2${api}         why web2 left
-  npx understudy server drain web/web1${api}           take web1 out by hand, and
-  npx understudy server ready web/web1${api}           back in
-  npx understudy log --follow${api}                    every decision, as it is recorded
+${lines.map(([command, what]) => `  ${command!.padEnd(width)}   ${what}`).join('\n')}
 
 ${dim(`Configuration and journal: ${demo.folder}. Ctrl-C ends everything.`)}
 `;

@@ -6,6 +6,15 @@ export const packages = [
   { name: 'sqlite3', program: 'sqlite3' },
   { name: 'curl', program: 'curl' },
   { name: 'openssl', program: 'openssl' },
+  { name: 'keepalived', program: 'keepalived' },
+  { name: 'haproxy', program: 'haproxy' },
+  { name: 'iproute2', program: 'ip' },
+  { name: 'nftables', program: 'nft' },
+  { name: 'iputils-arping', program: 'arping' },
+  { name: 'tcpdump', program: 'tcpdump' },
+  { name: 'tshark', program: 'tshark' },
+  { name: 'procps', program: 'ps' },
+  { name: 'wrk', program: 'wrk' },
 ];
 
 export const has = (program: string): boolean => spawnSync('sh', ['-c', `command -v ${program}`]).status === 0;

@@ -37,7 +37,7 @@ describe('imports go one way: machines ← actors ← src', () => {
     for (const name of localImportsOf(file)) expect(name, file).not.toMatch(/^(src|test)\//);
   });
 
-  test.each(filesBelow('src'))('%s imports nothing from test', (file) => {
+  test.each([...filesBelow('src'), ...filesBelow('deploy')])('%s imports nothing from test', (file) => {
     for (const name of localImportsOf(file)) expect(name, file).not.toMatch(/^test\//);
   });
 });
@@ -69,7 +69,7 @@ test('every machine is in the catalogue', () => {
 });
 
 test('no file is dead: each is imported, started as a thread or program, or a test', () => {
-  const all = [...filesBelow('machines'), ...filesBelow('actors'), ...filesBelow('src'), ...filesBelow('test')];
+  const all = ['machines', 'actors', 'src', 'deploy', 'test'].flatMap(filesBelow);
   const imported = new Set(all.flatMap(localImportsOf));
   // Programs and threads are named by the files that start them.
   const named = [...all.map(read), read('package.json'), read('bin/understudy')].join('\n');
@@ -89,7 +89,7 @@ test('no file is dead: each is imported, started as a thread or program, or a te
 test('leftovers are not committed', () => {
   // Spelled with a gap, so that this file doesn't name them itself.
   const words = ['TO_DO', 'FIX_ME', 'XX_X', '@ts-_ignore', '@ts-_nocheck', 'describe._only', 'test._only'];
-  for (const file of ['machines', 'actors', 'src', 'test'].flatMap(filesBelow)) {
+  for (const file of ['machines', 'actors', 'src', 'deploy', 'test'].flatMap(filesBelow)) {
     for (const word of words) {
       const whole = word.replace('_', '');
       expect(read(file).includes(whole), `${file} has ${whole}`).toBe(false);

@@ -21,7 +21,7 @@ import { Journal } from './journal/journal.ts';
 import { lastServerStates } from './lastStates.ts';
 import type { LastServerState } from './lastStates.ts';
 import { Lateness } from './lateness.ts';
-import { assertBindable } from './net.ts';
+import { assertBindable } from './net/bindable.ts';
 import { DataPlane } from './proxy/dataPlane.ts';
 import type { ListenerModel } from './proxy/model.ts';
 import { version } from './version.ts';

@@ -7,7 +7,7 @@ import type { Api } from './api/server.ts';
 import { formatProblem, loadConfigFile } from './config/load.ts';
 import type { Config } from './config/schema.ts';
 import { messageOf, UnderstudyError } from './errors.ts';
-import { assertBindable } from './net.ts';
+import { assertBindable } from './net/bindable.ts';
 import { UnderstudyNode } from './node.ts';
 import type { ReloadResult } from './node.ts';
 

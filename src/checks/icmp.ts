@@ -6,18 +6,15 @@
 import { randomBytes } from 'node:crypto';
 import { lookup } from 'node:dns';
 import ipaddr from 'ipaddr.js';
-import koffi from 'koffi';
 import type { CheckConfig } from '../config/schema.ts';
+import { lastErrno, libc } from '../net/libc.ts';
+import { AF_INET, AF_INET6, SOCK_DGRAM, SOCK_RAW, SOL_SOCKET } from '../net/socket.ts';
+import { writeSocketAddress } from '../net/socketAddress.ts';
 import { failed, limit, passed } from './outcome.ts';
 import type { Outcome, Probe } from './outcome.ts';
 
-const AF_INET = 2;
-const AF_INET6 = 10;
-const SOCK_DGRAM = 2;
-const SOCK_RAW = 3;
 const IPPROTO_ICMP = 1;
 const IPPROTO_ICMPV6 = 58;
-const SOL_SOCKET = 1;
 const SO_RCVTIMEO = 20;
 /** How long one receive waits: bounds how long the thread of the pool is kept after the last probe. */
 const RECEIVE_TIMEOUT_US = 50_000;
@@ -29,20 +26,6 @@ const FAMILY: Record<'ipv4' | 'ipv6', Family> = {
   ipv4: { domain: AF_INET, protocol: IPPROTO_ICMP, request: 8, reply: 0 },
   ipv6: { domain: AF_INET6, protocol: IPPROTO_ICMPV6, request: 128, reply: 129 },
 };
-
-const loadLibc = () => {
-  const libc = koffi.load(null);
-  return {
-    socket: libc.func('int socket(int domain, int type, int protocol)'),
-    setsockopt: libc.func('int setsockopt(int fd, int level, int name, const uint8_t *value, uint32_t length)'),
-    sendto: libc.func(
-      'int64_t sendto(int fd, const uint8_t *data, size_t length, int flags, const uint8_t *address, uint32_t addressLength)',
-    ),
-    recv: libc.func('int64_t recv(int fd, _Out_ uint8_t *data, size_t length, int flags)'),
-  };
-};
-
-let libc: ReturnType<typeof loadLibc> | null = null;
 
 class Pinger {
   #family: Family;
@@ -60,20 +43,19 @@ class Pinger {
 
   /** Returns the reason in words when no ICMP socket can be had. */
   static open(family: Family): Pinger | string {
-    libc ??= loadLibc();
     for (const type of [SOCK_DGRAM, SOCK_RAW]) {
-      const fd = libc.socket(family.domain, type, family.protocol) as number;
+      const fd = libc().socket(family.domain, type, family.protocol);
       if (fd < 0) continue;
       const timeout = Buffer.alloc(16);
       timeout.writeBigInt64LE(BigInt(RECEIVE_TIMEOUT_US), 8);
-      libc.setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, timeout, timeout.length);
+      libc().setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, timeout, timeout.length);
       return new Pinger(family, fd, type === SOCK_RAW);
     }
-    return `no ICMP socket (errno ${koffi.errno()}): it takes CAP_NET_RAW, or this group in net.ipv4.ping_group_range`;
+    return `no ICMP socket (${lastErrno()}): it takes CAP_NET_RAW, or this group in net.ipv4.ping_group_range`;
   }
 
   /** Sends one echo request; returns its token, or the reason in words why it could not be sent. */
-  send(address: Uint8Array, onReply: () => void): { token: string } | { problem: string } {
+  send(address: string, onReply: () => void): { token: string } | { problem: string } {
     const token = randomBytes(TOKEN_BYTES);
     const packet = Buffer.alloc(ECHO_BYTES + TOKEN_BYTES);
     packet[0] = this.#family.request;
@@ -82,9 +64,9 @@ class Pinger {
     token.copy(packet, ECHO_BYTES);
     // RFC 1071; of ICMPv6 the kernel computes it, as it knows the pseudo-header.
     if (this.#family === FAMILY.ipv4) packet.writeUInt16BE(internetChecksum(packet), 2);
-    const to = socketAddress(this.#family, address);
-    const sent = Number(libc!.sendto(this.#fd, packet, packet.length, 0, to, to.length));
-    if (sent < 0) return { problem: `echo request could not be sent (errno ${koffi.errno()})` };
+    const to = writeSocketAddress(address, 0);
+    const sent = libc().sendto(this.#fd, packet, packet.length, 0, to, to.length);
+    if (sent < 0) return { problem: `echo request could not be sent (${lastErrno()})` };
     const key = token.toString('hex');
     this.#waiting.set(key, onReply);
     this.#receive();
@@ -99,9 +81,9 @@ class Pinger {
     if (this.#receiving || this.#waiting.size === 0) return;
     this.#receiving = true;
     const buffer = Buffer.alloc(1500);
-    libc!.recv.async(this.#fd, buffer, buffer.length, 0, (error: Error | null, received: number | bigint) => {
+    libc().recv.async(this.#fd, buffer, buffer.length, 0, (error: Error | null, received: number) => {
       this.#receiving = false;
-      if (!error && Number(received) > 0) this.#hear(buffer.subarray(0, Number(received)));
+      if (!error && received > 0) this.#hear(buffer.subarray(0, received));
       this.#receive();
     });
   }
@@ -122,14 +104,6 @@ const internetChecksum = (packet: Buffer): number => {
   for (let index = 0; index < packet.length; index += 2) sum += packet.readUInt16BE(index);
   while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
   return ~sum & 0xffff;
-};
-
-/** A `struct sockaddr_in` or `sockaddr_in6` with port 0. */
-const socketAddress = (family: Family, address: Uint8Array): Buffer => {
-  const bytes = Buffer.alloc(family === FAMILY.ipv4 ? 16 : 28);
-  bytes.writeUInt16LE(family.domain, 0);
-  bytes.set(address, family === FAMILY.ipv4 ? 4 : 8);
-  return bytes;
 };
 
 const pingers = new Map<Family, Pinger | string>();
@@ -155,7 +129,7 @@ export const probeIcmp: Probe<Extract<CheckConfig, { type: 'icmp' }>> = ({ addre
       return;
     }
     const opened = pinger;
-    const sent = opened.send(Uint8Array.from(parsed.toByteArray()), () => end(passed('L3OK')));
+    const sent = opened.send(parsed.toString(), () => end(passed('L3OK')));
     if ('problem' in sent) end(failed('L3ERR', sent.problem));
     else giveUp = () => opened.forget(sent.token);
   };

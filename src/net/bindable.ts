@@ -1,7 +1,7 @@
 import { createServer } from 'node:net';
-import { formatEndpoint } from './config/units.ts';
-import type { Endpoint } from './config/units.ts';
-import { codeOf, messageOf, UnderstudyError } from './errors.ts';
+import { formatEndpoint } from '../config/units.ts';
+import type { Endpoint } from '../config/units.ts';
+import { codeOf, messageOf, UnderstudyError } from '../errors.ts';
 
 /**
  * Whether an address can be bound, tried before anything starts. Workers listen with SO_REUSEPORT, with which the

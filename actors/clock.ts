@@ -4,8 +4,11 @@ export type Clock = {
   wallUs(): number;
   /** Monotonic time in µs since the node started. */
   monoUs(): number;
-  /** Calls `wake` once when `monoUs` has come; a later call replaces an earlier one; `null` asks for no call. */
-  wakeAt(monoUs: number | null, wake: () => void): void;
+  /**
+   * Calls `wake` once when `monoUs` has come; a later call replaces an earlier one; `null` asks for no call. `precise`
+   * asks for a fraction of a millisecond where that can be had: it costs more.
+   */
+  wakeAt(monoUs: number | null, wake: () => void, precise: boolean): void;
 };
 
 /** A clock that stands still until it is told: replay, what-if and rehearsal run on it. */

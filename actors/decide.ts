@@ -8,7 +8,7 @@ import { createActor, type AnyMachineSnapshot, type AnyStateMachine } from 'xsta
 
 export type Snapshot = AnyMachineSnapshot;
 
-/** `timer` and `cancel` are for the timer table, `tell` for the mailbox, all others for the actor's hands. */
+/** `timer`, `moveTimer` and `cancel` are for the timer table, `tell` for the mailbox, all others for the actor's hands. */
 export type Effect = { type: string; params?: unknown };
 export type TimerParams = { id: string; delayMs: number; event: { type: string } };
 

@@ -32,6 +32,8 @@ export type ActorWorld = {
   random: Random;
   recorder: Recorder;
   machines: Readonly<Record<string, AnyStateMachine>>;
+  /** Machines whose timers have to be delivered to a fraction of a millisecond. */
+  precise?: ReadonlySet<string>;
   /** By machine name. Effects without hands are recorded and go no further. */
   hands: Readonly<Record<string, Hands>>;
   onFault(fault: Fault): void;
@@ -102,6 +104,7 @@ export class ActorSystem {
   #running = false;
   #listeners = new Set<(actor: ActorState, entry: Entry) => void>();
   #latenessUs: (lateUs: number) => void = () => {};
+  #timerLateUs = 0;
 
   constructor(world: ActorWorld) {
     this.#world = world;
@@ -146,7 +149,8 @@ export class ActorSystem {
       const timer = this.#timers.takeDue(nowUs);
       if (!timer) break;
       this.counters.timersFired++;
-      this.#latenessUs(nowUs - timer.deadlineUs);
+      this.#timerLateUs = nowUs - timer.deadlineUs;
+      this.#latenessUs(this.#timerLateUs);
       this.#enqueue({ to: timer.actor, origin: 'timer', from: null, event: timer.event, cause: timer.cause });
     }
     this.#askToBeWoken();
@@ -154,6 +158,11 @@ export class ActorSystem {
 
   nextDeadlineUs(): number | null {
     return this.#timers.nextDeadlineUs();
+  }
+
+  /** How late the timer was that is being delivered, or was last. */
+  get timerLateUs(): number {
+    return this.#timerLateUs;
   }
 
   get size(): number {
@@ -335,9 +344,13 @@ export class ActorSystem {
       if (effect.type === 'timer') {
         const { id, delayMs, event } = effect.params as TimerParams;
         const deadlineUs = this.#world.clock.monoUs() + Math.round(delayMs * 1000);
-        this.#timers.set(actor.id, id, event, deadlineUs, cause);
+        this.#timers.set(actor.id, id, event, deadlineUs, cause, this.#world.precise?.has(actor.machine));
       } else if (effect.type === 'cancel') {
         this.#timers.cancel(actor.id, (effect.params as { id: string }).id);
+      } else if (effect.type === 'moveTimer') {
+        const { id, byMs } = effect.params as { id: string; byMs: number };
+        // Not into the past: that would look like a loop that is late.
+        this.#timers.move(actor.id, id, Math.round(byMs * 1000), this.#world.clock.monoUs());
       } else if (effect.type === 'tell') {
         const { to, event } = effect.params as { to: string; event: AnyEvent };
         this.#enqueue({ to, origin: 'message', from: actor.id, event, cause });
@@ -375,7 +388,8 @@ export class ActorSystem {
 
   #askToBeWoken(): void {
     if (this.#running) return;
-    this.#world.clock.wakeAt(this.#timers.nextDeadlineUs(), () => this.fireDue());
+    const nextUs = this.#timers.nextDeadlineUs();
+    this.#world.clock.wakeAt(nextUs, () => this.fireDue(), this.#timers.nextIsPrecise);
   }
 }
 

@@ -9,6 +9,8 @@ export type Timer = {
   id: string;
   event: { type: string };
   deadlineUs: number;
+  /** Has to be delivered to a fraction of a millisecond. */
+  precise: boolean;
   /** The record whose effect set it. */
   cause: Cause | null;
   order: number;
@@ -28,15 +30,33 @@ export class TimerTable {
     return this.#live;
   }
 
-  set(actor: string, id: string, event: { type: string }, deadlineUs: number, cause: Cause | null): void {
+  set(
+    actor: string,
+    id: string,
+    event: { type: string },
+    deadlineUs: number,
+    cause: Cause | null,
+    precise = false,
+  ): void {
     this.cancel(actor, id);
-    const timer: Timer = { actor, id, event, deadlineUs, cause, order: this.#order++, cancelled: false };
+    const timer: Timer = { actor, id, event, deadlineUs, precise, cause, order: this.#order++, cancelled: false };
     let timers = this.#byActor.get(actor);
     if (!timers) this.#byActor.set(actor, (timers = new Map()));
     timers.set(id, timer);
     this.#live++;
     this.#heap.push(timer);
     this.#siftUp(this.#heap.length - 1);
+  }
+
+  /**
+   * Moves a pending timer's deadline, but not before `notBeforeUs`; one that is not pending stays so. One that is overdue
+   * keeps its lateness, unless it is moved to later.
+   */
+  move(actor: string, id: string, byUs: number, notBeforeUs: number): void {
+    const timer = this.#byActor.get(actor)?.get(id);
+    if (!timer) return;
+    const deadlineUs = Math.max(Math.min(notBeforeUs, timer.deadlineUs), timer.deadlineUs + byUs);
+    this.set(actor, id, timer.event, deadlineUs, timer.cause, timer.precise);
   }
 
   cancel(actor: string, id: string): void {
@@ -57,6 +77,11 @@ export class TimerTable {
   nextDeadlineUs(): number | null {
     this.#dropCancelled();
     return this.#heap[0]?.deadlineUs ?? null;
+  }
+
+  /** Whether the next one is. */
+  get nextIsPrecise(): boolean {
+    return this.#heap[0]?.precise ?? false;
   }
 
   /** Takes the earliest timer whose deadline has come. */

@@ -7,6 +7,7 @@
  */
 import { assign, enqueueActions, setup } from 'xstate';
 import type { Initially } from './backendServer.ts';
+import type { Tell } from './tell.ts';
 
 export type PoolSettings = {
   /** All usable backups work together, instead of the first one alone. */
@@ -15,6 +16,8 @@ export type PoolSettings = {
   quorum: number;
   /** Primaries beyond the quorum that it takes to come back, and below it to leave (keepalived's hysteresis). */
   hysteresis: number;
+  /** Trackers that want to know whether at least so many of its servers are usable. */
+  watchers?: readonly { tracker: string; atLeast: number }[];
 };
 
 export type PoolInput = { name: string; settings: PoolSettings };
@@ -52,7 +55,8 @@ export type PoolEvent =
   | { type: 'server.admin'; server: string; admin: Member['admin'] }
   | { type: 'server.share'; server: string; share: number }
   | { type: 'server.weight'; server: string; weight: number }
-  | { type: 'settings.changed'; settings: PoolSettings };
+  | { type: 'settings.changed'; settings: PoolSettings }
+  | { type: 'pool.asked'; tracker: string };
 
 const defaultInput: PoolInput = { name: '', settings: { allBackups: false, quorum: 1, hysteresis: 0 } };
 
@@ -62,6 +66,7 @@ const nextPosition = (members: PoolContext['members']): number =>
 const membersAfter = (members: PoolContext['members'], event: PoolEvent): PoolContext['members'] => {
   switch (event.type) {
     case 'settings.changed':
+    case 'pool.asked':
       return members;
     case 'server.left': {
       const { [event.server]: _left, ...rest } = members;
@@ -84,11 +89,16 @@ const membersAfter = (members: PoolContext['members'], event: PoolEvent): PoolCo
   }
 };
 
-const decide = (
-  members: PoolContext['members'],
-  settings: PoolSettings,
-  wasUp: boolean,
-): { mode: PoolMode; quorumUp: boolean; weights: Record<string, number> } => {
+type Candidates = {
+  primaries: string[];
+  backups: string[];
+  /** Not checked yet: they work while nobody else can. */
+  unproven: string[];
+  /** Primaries, whether they can work or not. */
+  configured: number;
+};
+
+const candidatesOf = (members: PoolContext['members']): Candidates => {
   const primaries: string[] = [];
   const backups: string[] = [];
   const unproven: string[] = [];
@@ -102,6 +112,21 @@ const decide = (
     }
     (member.backup ? backups : primaries).push(name);
   }
+  return { primaries, backups, unproven, configured };
+};
+
+/** Servers that take traffic, or would if they were needed. */
+const usableOf = (members: PoolContext['members']): number => {
+  const { primaries, backups, unproven } = candidatesOf(members);
+  return primaries.length + backups.length || unproven.length;
+};
+
+const decide = (
+  members: PoolContext['members'],
+  settings: PoolSettings,
+  wasUp: boolean,
+): { mode: PoolMode; quorumUp: boolean; weights: Record<string, number> } => {
+  const { primaries, backups, unproven, configured } = candidatesOf(members);
   const weigh = (names: string[]) =>
     Object.fromEntries(names.map((name) => [name, members[name]!.weight * members[name]!.share]));
   const { quorum, hysteresis } = settings;
@@ -129,9 +154,14 @@ const difference = (before: PoolContext['weights'], after: PoolContext['weights'
   return changed;
 };
 
+const usableText = (name: string, usable: number, of: number): string =>
+  usable === 0 ? `pool ${name} has no usable server` : `pool ${name} has ${usable} of ${of} servers usable`;
+
 export const pool = setup({
   types: { context: {} as PoolContext, events: {} as PoolEvent, input: {} as PoolInput },
   actions: {
+    /** Effect: deliver an event to another actor. */
+    tell: (_, _params: Tell) => {},
     /** Effect: give these servers these weights in the data plane; 0 takes no new traffic. */
     publish: (_, _params: { pool: string; mode: PoolMode; weights: Record<string, number> }) => {},
   },
@@ -160,6 +190,20 @@ export const pool = setup({
         enqueue(assign({ settings, members, ...next }));
         if (Object.keys(changed).length > 0 || next.mode !== context.mode) {
           enqueue({ type: 'publish', params: { pool: context.name, mode: next.mode, weights: changed } });
+        }
+        if (!settings.watchers) return;
+        const usable = usableOf(members);
+        const known = Object.keys(members).length;
+        const isNews =
+          event.type === 'settings.changed' ||
+          usable !== usableOf(context.members) ||
+          known !== Object.keys(context.members).length;
+        for (const { tracker, atLeast } of settings.watchers) {
+          const isAsked = event.type === 'pool.asked' && event.tracker === tracker;
+          if (!isNews && !isAsked) continue;
+          const message = usableText(context.name, usable, known);
+          const seen = { type: 'observed', ok: usable >= atLeast, value: null, code: '', message, durationMs: 0 };
+          enqueue({ type: 'tell', params: { to: tracker, event: seen } });
         }
       }),
     },

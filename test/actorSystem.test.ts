@@ -26,6 +26,7 @@ const puppet = setup({
       | { type: 'count' }
       | { type: 'set'; ms: number }
       | { type: 'unset' }
+      | { type: 'moveAlarm'; byMs: number }
       | { type: 'rang' }
       | { type: 'move' }
       | { type: 'actThenThrow' }
@@ -34,6 +35,7 @@ const puppet = setup({
   },
   actions: {
     tell: (_, _params: Told) => {},
+    moveTimer: (_, _params: { id: string; byMs: number }) => {},
     act: () => {},
   },
   delays: { given: ({ event }) => (event.type === 'set' ? event.ms : 0) },
@@ -55,6 +57,9 @@ const puppet = setup({
     count: { actions: assign({ count: ({ context }) => context.count + 1 }) },
     set: { actions: raise({ type: 'rang' }, { id: 'alarm', delay: 'given' }) },
     unset: { actions: cancel('alarm') },
+    moveAlarm: {
+      actions: { type: 'moveTimer', params: ({ event }) => ({ id: 'alarm', byMs: event.byMs }) },
+    },
     rang: { actions: 'act' },
     actThenThrow: {
       actions: [
@@ -272,6 +277,70 @@ describe('timers', () => {
     expect(world.log).toEqual(['a set', 'a set']);
     world.runTo(30);
     expect(world.log).toEqual(['a set', 'a set', 'a rang']);
+  });
+
+  test('a machine moves its running timer by the difference, to the microsecond and not from now', () => {
+    const world = new World().with('a').send('a', { type: 'set', ms: 20 }).runTo(10);
+    world.send('a', { type: 'moveAlarm', byMs: 1.0004 });
+    expect(world.system.nextDeadlineUs()).toBe(21_000);
+    world.send('a', { type: 'moveAlarm', byMs: -5.0039 });
+    expect(world.system.nextDeadlineUs()).toBe(15_996);
+    world.runTo(15.996);
+    expect(world.log.at(-1)).toBe('a rang');
+    expect(world.system.counters.timersFired).toBe(1);
+  });
+
+  test('moving a timer that does not run sets none, and asks no hands', () => {
+    const world = new World({
+      hands: {
+        puppet: {
+          moveTimer: () => {
+            throw new Error('the system’s, not the hands’');
+          },
+        },
+      },
+    }).with('a');
+    world.send('a', { type: 'moveAlarm', byMs: 5 });
+    expect(world.system.nextDeadlineUs()).toBeNull();
+    expect(world.faults).toEqual([]);
+    expect(world.entries[0]!.effects).toEqual([{ type: 'moveTimer', params: { id: 'alarm', byMs: 5 } }]);
+  });
+
+  test('the clock is asked to wake at the deadline that was moved to', () => {
+    const asked: (number | null)[] = [];
+    const clock: Clock = { wallUs: () => 0, monoUs: () => 0, wakeAt: (monoUs) => void asked.push(monoUs) };
+    new World({ clock }).with('a').send('a', { type: 'set', ms: 20 }).send('a', { type: 'moveAlarm', byMs: -8 });
+    expect(asked.at(-1)).toBe(12_000);
+  });
+
+  test('hands can ask how late the timer was that led to them', () => {
+    const seen: number[] = [];
+    const world: World = new World({ hands: { puppet: { act: () => seen.push(world.system.timerLateUs) } } }).with('a');
+    world.send('a', { type: 'set', ms: 5 });
+    (world.clock as VirtualClock).advanceTo(5750);
+    world.system.fireDue();
+    expect(seen).toEqual([750]);
+  });
+
+  test('a timer that is moved to before the present is due now, and not late', () => {
+    const late: number[] = [];
+    const world = new World().with('a').send('a', { type: 'set', ms: 20 }).runTo(10);
+    world.system.measureLateness((us) => late.push(us));
+    world.send('a', { type: 'moveAlarm', byMs: -15 });
+    expect(world.system.nextDeadlineUs()).toBe(10_000);
+    world.system.fireDue();
+    expect(world.log.at(-1)).toBe('a rang');
+    expect(late).toEqual([0]);
+    expect(world.system.timerLateUs).toBe(0);
+  });
+
+  test('moving a timer that is overdue does not hide that the loop is late', () => {
+    const world = new World().with('a').send('a', { type: 'set', ms: 20 });
+    (world.clock as VirtualClock).advanceTo(25_000);
+    world.send('a', { type: 'moveAlarm', byMs: -1 }).send('a', { type: 'moveAlarm', byMs: 2 });
+    world.system.fireDue();
+    expect(world.log.at(-1)).toBe('a rang');
+    expect(world.system.timerLateUs).toBe(3000);
   });
 
   test('timers that are due together come earliest first, ties in the order of setting', () => {

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import type { Effect } from '../actors/decide.ts';
 import { pool } from '../machines/pool.ts';
 import type { Member, PoolContext, PoolEvent, PoolMode, PoolSettings } from '../machines/pool.ts';
-import { Stepper } from './stepper.ts';
+import { Stepper, toldTo } from './stepper.ts';
 import { broken, healthy, say, Scenario, send, start, wait } from './transcript.ts';
 import type { Step } from './transcript.ts';
 
@@ -254,6 +254,119 @@ describe('publishing', () => {
   test('a server that joins again under its name keeps what is known of its health', () => {
     const web = new Pool().with('a').joins('a', { weight: 3 });
     expect(Object.fromEntries(web.weights)).toEqual({ a: 300 });
+  });
+});
+
+describe('trackers that watch it', () => {
+  const TRACKER = 'tracker/pool/web';
+  const watched = (atLeast = 1): PoolSettings => ({ ...SETTINGS, watchers: [{ tracker: TRACKER, atLeast }] });
+  const seen = (ok: boolean, message: string) => ({
+    type: 'observed',
+    ok,
+    value: null,
+    code: '',
+    message,
+    durationMs: 0,
+  });
+  const health = (server: string, now: Member['health']): PoolEvent => ({
+    type: 'server.health',
+    server,
+    health: now,
+  });
+
+  test('are told when the last usable server is lost, and when one is back', () => {
+    const { machine } = new Pool(watched()).with('a');
+    const lost = machine.send(health('a', 'down'));
+    expect(toldTo(lost, TRACKER)).toEqual([seen(false, 'pool web has no usable server')]);
+    expect(toldTo(machine.send(health('a', 'up')), TRACKER)).toEqual([
+      seen(true, 'pool web has 1 of 1 servers usable'),
+    ]);
+  });
+
+  test('are told at each change of the count, and not of what leaves it as it was', () => {
+    const { machine } = new Pool(watched(2)).with('a', 'b', 'c');
+    expect(toldTo(machine.send(health('a', 'down')), TRACKER)).toEqual([
+      seen(true, 'pool web has 2 of 3 servers usable'),
+    ]);
+    expect(toldTo(machine.send({ type: 'server.admin', server: 'a', admin: 'drain' }), TRACKER)).toEqual([]);
+    expect(toldTo(machine.send({ type: 'server.weight', server: 'b', weight: 9 }), TRACKER)).toEqual([]);
+    expect(toldTo(machine.send(health('b', 'down')), TRACKER)).toEqual([
+      seen(false, 'pool web has 1 of 3 servers usable'),
+    ]);
+  });
+
+  test('are told when a server joins that is not usable: there are more of which none works', () => {
+    const { machine } = new Pool(watched());
+    const joined = machine.send({
+      type: 'server.joined',
+      server: 'a',
+      weight: 1,
+      backup: false,
+      checked: true,
+      initially: 'down',
+    });
+    expect(toldTo(joined, TRACKER)).toEqual([seen(false, 'pool web has no usable server')]);
+  });
+
+  test('that ask are answered, each alone; strangers are not', () => {
+    const other = 'tracker/pool/other';
+    const settings = { ...SETTINGS, watchers: [...watched().watchers!, { tracker: other, atLeast: 2 }] };
+    const { machine } = new Pool(settings).with('a');
+    const { context } = machine;
+    const asked = machine.send({ type: 'pool.asked', tracker: other });
+    expect(toldTo(asked, other)).toEqual([seen(false, 'pool web has 1 of 1 servers usable')]);
+    expect(toldTo(asked, TRACKER)).toEqual([]);
+    expect(asked).toHaveLength(1);
+    expect(machine.send({ type: 'pool.asked', tracker: 'tracker/pool/stranger' })).toEqual([]);
+    expect(machine.context).toEqual(context);
+  });
+
+  test('primaries and backups count, whether they take traffic or only would', () => {
+    const { machine } = new Pool(watched(2)).with('a', 'backup1', 'backup2');
+    expect(machine.context.weights).toEqual({ a: 100 });
+    expect(toldTo(machine.send(health('a', 'down')), TRACKER)).toEqual([
+      seen(true, 'pool web has 2 of 3 servers usable'),
+    ]);
+    expect(toldTo(machine.send(health('backup2', 'down')), TRACKER)).toEqual([
+      seen(false, 'pool web has 1 of 3 servers usable'),
+    ]);
+    expect(toldTo(machine.send(health('backup1', 'down')), TRACKER)).toEqual([
+      seen(false, 'pool web has no usable server'),
+    ]);
+  });
+
+  test('primaries below the quorum count, though backups work in their place', () => {
+    const { machine } = new Pool({ ...watched(2), quorum: 2 }).with('a', 'b', 'backup1');
+    expect(toldTo(machine.send(health('b', 'down')), TRACKER)).toEqual([
+      seen(true, 'pool web has 2 of 3 servers usable'),
+    ]);
+    expect(machine.context.weights).toEqual({ backup1: 100 });
+  });
+
+  test('servers that are not checked yet count while there is nobody else', () => {
+    const web = new Pool(watched()).joins('new1').joins('new2').with('backup1');
+    const { machine } = web;
+    expect(toldTo(machine.send({ type: 'pool.asked', tracker: TRACKER }), TRACKER)).toEqual([
+      seen(true, 'pool web has 1 of 3 servers usable'),
+    ]);
+    expect(toldTo(machine.send(health('backup1', 'down')), TRACKER)).toEqual([
+      seen(true, 'pool web has 2 of 3 servers usable'),
+    ]);
+    machine.send(health('new1', 'down'));
+    expect(toldTo(machine.send(health('new2', 'down')), TRACKER)).toEqual([
+      seen(false, 'pool web has no usable server'),
+    ]);
+  });
+
+  test('are told by a reload at once: they may be others, or want more of them', () => {
+    const { machine } = new Pool().with('a');
+    expect(toldTo(machine.send({ type: 'settings.changed', settings: watched(1) }), TRACKER)).toEqual([
+      seen(true, 'pool web has 1 of 1 servers usable'),
+    ]);
+    expect(toldTo(machine.send({ type: 'settings.changed', settings: watched(2) }), TRACKER)).toEqual([
+      seen(false, 'pool web has 1 of 1 servers usable'),
+    ]);
+    expect(toldTo(machine.send({ type: 'settings.changed', settings: SETTINGS }), TRACKER)).toEqual([]);
   });
 });
 

@@ -98,6 +98,61 @@ test('a timer names the record that set it', () => {
   expect(table.takeDue(10)?.cause).toEqual({ seq: 7 });
 });
 
+test('a timer that is moved keeps its event and what set it, and comes at the other time, once', () => {
+  const table = new TimerTable();
+  const cause = { seq: 7 };
+  table.set('a', 'x', { type: 'moved' }, 100, cause);
+  table.set('b', 'x', EVENT, 105, null);
+  table.move('a', 'x', 10, 0);
+  expect(table.size).toBe(2);
+  expect(table.nextDeadlineUs()).toBe(105);
+  expect(takeAll(table, 109).map(({ actor }) => actor)).toEqual(['b']);
+  expect(table.takeDue(110)).toMatchObject({ event: { type: 'moved' }, cause, deadlineUs: 110 });
+  expect(table.takeDue(Infinity)).toBeNull();
+});
+
+test('a timer can be moved to earlier, step by step, by single microseconds', () => {
+  const table = new TimerTable();
+  table.set('a', 'x', EVENT, 100, null);
+  table.set('b', 'x', EVENT, 100, null);
+  table.move('b', 'x', -1, 0);
+  expect(namesOf(table.pending())).toEqual(['b.x', 'a.x']);
+  table.move('a', 'x', -2, 0);
+  expect(namesOf(takeAll(table, 99))).toEqual(['a.x', 'b.x']);
+});
+
+test('what is not pending is not moved: never set, taken, or cancelled', () => {
+  const table = new TimerTable();
+  table.set('a', 'taken', EVENT, 1, null);
+  table.set('a', 'cancelled', EVENT, 2, null);
+  table.takeDue(1);
+  table.cancel('a', 'cancelled');
+  for (const id of ['taken', 'cancelled', 'never']) table.move('a', id, 5, 0);
+  table.move('nobody', 'x', 5, 0);
+  expect(table.size).toBe(0);
+  expect(table.nextDeadlineUs()).toBeNull();
+});
+
+test('a timer is not moved into the past: it would look late, and is due now', () => {
+  const table = new TimerTable();
+  table.set('a', 'x', EVENT, 100, null);
+  table.move('a', 'x', -60, 90);
+  expect(table.nextDeadlineUs()).toBe(90);
+  table.move('a', 'x', 25, 90);
+  expect(table.nextDeadlineUs()).toBe(115);
+});
+
+test.each([
+  ['earlier', -5, 100],
+  ['later, but not to a time that is still to come', 5, 105],
+  ['later, to a time that is still to come', 60, 160],
+])('a timer that is overdue and moved to %s keeps what is left of its lateness', (_where, byUs, deadlineUs) => {
+  const table = new TimerTable();
+  table.set('a', 'x', EVENT, 100, null);
+  table.move('a', 'x', byUs, 130);
+  expect(table.nextDeadlineUs()).toBe(deadlineUs);
+});
+
 test('dead timers in their thousands leave the order of the living as it was', () => {
   const table = new TimerTable();
   // More than are kept before the heap is rebuilt; each is replaced three times, most are cancelled.
@@ -128,6 +183,14 @@ class NaiveTable {
     this.timers.push({ actor, id, deadlineUs, order: this.#order++ });
   }
 
+  move(actor: string, id: string, byUs: number, nowUs: number): void {
+    const timer = this.timers.find((other) => other.actor === actor && other.id === id);
+    if (!timer) return;
+    const movedUs = timer.deadlineUs + byUs;
+    const earliestUs = timer.deadlineUs < nowUs ? timer.deadlineUs : nowUs;
+    this.set(actor, id, movedUs < earliestUs ? earliestUs : movedUs);
+  }
+
   cancel(actor: string, id: string): void {
     this.timers = this.timers.filter((timer) => timer.actor !== actor || timer.id !== id);
   }
@@ -154,6 +217,16 @@ const deadlineUs = fc.integer({ min: 0, max: 12 });
 const operation = fc.oneof(
   { weight: 6, arbitrary: fc.record({ do: fc.constant('set' as const), actor, id, deadlineUs }) },
   { weight: 2, arbitrary: fc.record({ do: fc.constant('cancel' as const), actor, id }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('move' as const),
+      actor,
+      id,
+      byUs: fc.integer({ min: -6, max: 6 }),
+      nowUs: deadlineUs,
+    }),
+  },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('cancelAll' as const), actor }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant('take' as const), nowUs: deadlineUs }) },
 );
@@ -172,6 +245,9 @@ test('it behaves like a list that is sorted anew for each question', () => {
         } else if (step.do === 'cancel') {
           table.cancel(step.actor, step.id);
           naive.cancel(step.actor, step.id);
+        } else if (step.do === 'move') {
+          table.move(step.actor, step.id, step.byUs, step.nowUs);
+          naive.move(step.actor, step.id, step.byUs, step.nowUs);
         } else if (step.do === 'cancelAll') {
           table.cancelAll(step.actor);
           naive.cancelAll(step.actor);
@@ -203,6 +279,9 @@ test('whatever was set and cancelled, all that is left comes in order', () => {
         } else if (step.do === 'cancel') {
           table.cancel(step.actor, step.id);
           naive.cancel(step.actor, step.id);
+        } else if (step.do === 'move') {
+          table.move(step.actor, step.id, step.byUs, step.nowUs);
+          naive.move(step.actor, step.id, step.byUs, step.nowUs);
         }
       }
       expect(namesOf(takeAll(table, Infinity))).toEqual(naive.sorted().map((timer) => `${timer.actor}.${timer.id}`));

@@ -1,5 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import type { Clock } from '../actors/clock.ts';
+import type { Alarm } from './net/alarm.ts';
 
 /** Wall time is derived from the monotonic clock until the two differ by this much: then the wall clock was set. */
 const WALL_STEP_US = 2_000;
@@ -13,6 +14,8 @@ export class SystemClock implements Clock {
   #timer: NodeJS.Timeout | null = null;
   #immediate: NodeJS.Immediate | null = null;
   #wakeUs: number | null = null;
+  #alarm: Alarm | null = null;
+  #alarmUs: number | null = null;
 
   wallUs(): number {
     const monoUs = this.monoUs();
@@ -27,7 +30,14 @@ export class SystemClock implements Clock {
     return Math.floor((performance.now() - this.#originMs) * 1000);
   }
 
-  wakeAt(monoUs: number | null, wake: () => void): void {
+  /** From now on what has to be precise is woken by this one. */
+  useAlarm(alarm: Alarm | null): void {
+    this.#alarm = alarm;
+    this.#alarmUs = null;
+  }
+
+  wakeAt(monoUs: number | null, wake: () => void, precise = false): void {
+    if (precise && monoUs !== null) this.#setAlarm(monoUs, wake);
     // Waking too early is harmless (nothing is due, the next time is asked for): only an earlier deadline needs a new
     // timer, so a loop that handles thousands of events a second doesn't set thousands of timers.
     if (monoUs === null || (this.#wakeUs !== null && this.#wakeUs <= monoUs)) return;
@@ -41,6 +51,16 @@ export class SystemClock implements Clock {
     // What is due already is only let wait for the sockets to be looked at, not for a timer's millisecond.
     if (waitMs <= 0) this.#immediate = setImmediate(woken);
     else this.#timer = setTimeout(woken, Math.min(LONGEST_WAIT_MS, waitMs));
+  }
+
+  /** Beside the usual timer, which wakes late instead of not at all. One that is set already and earlier will do. */
+  #setAlarm(monoUs: number, wake: () => void): void {
+    if (!this.#alarm || (this.#alarmUs !== null && this.#alarmUs <= monoUs)) return;
+    this.#alarmUs = monoUs;
+    this.#alarm.set(monoUs - this.monoUs(), () => {
+      this.#alarmUs = null;
+      wake();
+    });
   }
 
   stop(): void {

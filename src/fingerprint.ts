@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { shapeOf } from '../actors/decide.ts';
 import { machines } from '../machines/index.ts';
+import type { RouterConfig } from './config/routers.ts';
 import type { Config } from './config/schema.ts';
 
 const HASH_DIGITS = 16;
@@ -14,9 +15,22 @@ export const machineHashes = (): Record<string, string> =>
 
 const SECRET = '(not recorded)';
 
-/** Without what may be secret: tokens, and fields and texts that checks send. */
+const withoutSecrets = (authentication: RouterConfig['authentication']): unknown => {
+  if (!authentication) return undefined;
+  return authentication.type === 'hmac'
+    ? { type: 'hmac', keys: authentication.keys.map(({ id }) => ({ id, secret: SECRET })) }
+    : { type: authentication.type, secret: SECRET };
+};
+
+/** Without what may be secret: tokens, passwords of routers, and fields and texts that checks send. */
 export const recordableConfig = (config: Config): Record<string, unknown> => ({
   ...config,
+  routers: Object.fromEntries(
+    Object.entries(config.routers).map(([name, router]) => [
+      name,
+      { ...router, authentication: withoutSecrets(router.authentication) },
+    ]),
+  ),
   api: { ...config.api, ...(config.api.token === undefined ? {} : { token: SECRET }) },
   backends: Object.fromEntries(
     Object.entries(config.backends).map(([name, backend]) => {

@@ -1,6 +1,7 @@
-/** What a node's own journal says of its servers when it starts: what operators wanted, and how healthy they were. */
+/** What a node's own journal says when it starts: what operators wanted of servers and routers, and who was healthy. */
 import { existsSync } from 'node:fs';
 import type { BackendServerContext } from '../machines/backendServer.ts';
+import type { RouterContext } from '../machines/vrrpRouter.ts';
 import { decodedSteps, JournalReader } from './journal/reader.ts';
 import { serverId } from './wiring.ts';
 import { Replay } from './worlds/replay.ts';
@@ -14,9 +15,14 @@ export type LastServerState = {
   disabled?: boolean;
 };
 
-/** By actor id. Throws what reading an unusable journal throws; an empty or missing one says nothing. */
-export const lastServerStates = (path: string): Map<string, LastServerState> => {
-  const states = new Map<string, LastServerState>();
+export type RouterIntent = RouterContext['intent'];
+
+/** By actor id. */
+export type LastStates = { servers: Map<string, LastServerState>; routers: Map<string, RouterIntent> };
+
+/** Throws what reading an unusable journal throws; an empty or missing one says nothing. */
+export const lastStates = (path: string): LastStates => {
+  const states: LastStates = { servers: new Map(), routers: new Map() };
   if (!existsSync(path)) return states;
   const reader = new JournalReader(path);
   try {
@@ -25,12 +31,14 @@ export const lastServerStates = (path: string): Map<string, LastServerState> => 
     for (const _ of replay.run({ seek: true })) continue;
     const disabled = disabledServers(reader);
     for (const actor of replay.actors.values()) {
+      if (actor.machine === 'vrrpRouter')
+        states.routers.set(actor.id, (actor.snapshot.context as RouterContext).intent);
       if (actor.machine !== 'backendServer') continue;
       const value = actor.snapshot.value as { health: string; admin: LastServerState['admin'] };
       const context = actor.snapshot.context as BackendServerContext;
       const isUp = value.health === 'up' || value.health === 'goingDown';
       const isDown = value.health === 'down' || value.health === 'goingUp';
-      states.set(actor.id, {
+      states.servers.set(actor.id, {
         health: isUp ? 'up' : isDown ? 'down' : null,
         admin: value.admin,
         weight:
@@ -61,3 +69,9 @@ const disabledServers = (reader: JournalReader): Set<string> | null => {
   }
   return null;
 };
+
+/** The operator's word that makes a router want this; null when it wants nothing. */
+export const wordFor = (intent: RouterIntent | undefined): { type: string; restored: true } | null =>
+  intent === 'demoted' || intent === 'promoted'
+    ? { type: `operator.${intent === 'demoted' ? 'demote' : 'promote'}`, restored: true }
+    : null;

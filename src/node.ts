@@ -9,7 +9,9 @@ import { ActorSystem } from '../actors/system.ts';
 import type { Cause, Entry } from '../actors/recorder.ts';
 import type { ActorState } from '../actors/system.ts';
 import type { BackendServerContext } from '../machines/backendServer.ts';
+import type { RouterContext } from '../machines/vrrpRouter.ts';
 import { machines } from '../machines/index.ts';
+import { OWNER_PRIORITY } from '../machines/vrrpRouter.ts';
 import { startProbe } from './checks/probe.ts';
 import type { ProbeResult, ProbeTarget } from './checks/outcome.ts';
 import { SystemClock } from './clock.ts';
@@ -18,21 +20,26 @@ import { formatEndpoint } from './config/units.ts';
 import { messageOf, UnderstudyError } from './errors.ts';
 import { hashOf, machineHashes, recordableConfig } from './fingerprint.ts';
 import { Journal } from './journal/journal.ts';
-import { lastServerStates } from './lastStates.ts';
-import type { LastServerState } from './lastStates.ts';
+import { lastStates, wordFor } from './lastStates.ts';
+import type { LastServerState, LastStates, RouterIntent } from './lastStates.ts';
 import { Lateness } from './lateness.ts';
 import { assertBindable } from './net/bindable.ts';
 import { DataPlane } from './proxy/dataPlane.ts';
 import type { ListenerModel } from './proxy/model.ts';
 import { version } from './version.ts';
-import { actorsOf, checkerId, listenersOf, modelOf, poolId, serverId } from './wiring.ts';
+import { BoundAddresses } from './vrrp/boundAddresses.ts';
+import { readAuthentications, VrrpHost } from './vrrp/host.ts';
+import { RouterTallies } from './vrrp/tallies.ts';
+import { routerId } from './vrrp/wiring.ts';
+import { actorsOf, checkerId, holdersOf, listenersOf, modelOf, poolId, serverId, virtualHostsOf } from './wiring.ts';
 import type { ActorSpec } from './wiring.ts';
 
 export const JOURNAL_ACTOR = 'journal';
 
 export type Command =
   | { type: 'server.ready' | 'server.drain' | 'server.maintenance'; pool: string; server: string }
-  | { type: 'server.weight'; pool: string; server: string; weight: number };
+  | { type: 'server.weight'; pool: string; server: string; weight: number }
+  | { type: 'router.demote' | 'router.promote'; router: string };
 
 export type CommandResult = {
   actor: string;
@@ -56,6 +63,8 @@ export type LastProbe = ProbeResult & { atUs: number };
 
 type Checked = { target: ProbeTarget; check: CheckConfig };
 
+/** How long a router that leaves may take: its addresses stay until a successor is heard, or two of its intervals. */
+const LONGEST_HAND_OVER_MS = 5_000;
 /** How long the end of traffic may take beyond the frontends' own drain times, for workers to end. */
 const WORKER_END_MS = 2_000;
 
@@ -65,6 +74,8 @@ export class UnderstudyNode {
   readonly system: ActorSystem;
   readonly journal: Journal;
   readonly dataPlane: DataPlane;
+  readonly vrrp: VrrpHost;
+  readonly tallies: RouterTallies;
   readonly lateness = new Lateness();
   readonly lastProbes = new Map<string, LastProbe>();
   /** Ports that the kernel chose for listeners bound to port 0, and all others. */
@@ -78,6 +89,11 @@ export class UnderstudyNode {
   #reloading: Promise<unknown> = Promise.resolve();
   #stopping = false;
   #transitionWaiters = new Set<() => void>();
+  #bound = new BoundAddresses(() => this.system);
+  /** Routers and addresses that a reload takes away or replaces, as soon as they have let go. */
+  #retiring = new Set<string>();
+  /** Between the end of what a reload replaces and the new configuration: what takes its place starts after both. */
+  #reconfiguring = false;
 
   /**
    * Starts a node. Everything that can be refused is refused before anything is started.
@@ -85,13 +101,16 @@ export class UnderstudyNode {
    */
   static async start(config: Config, configText: string, log: Logger): Promise<UnderstudyNode> {
     for (const [frontend, { bind }] of Object.entries(config.frontends)) {
-      for (const { address } of bind) await assertBindable(`frontend ${frontend}`, address);
+      for (const { address } of bind) {
+        // A virtual address may be another node's at the moment.
+        if (!virtualHostsOf(config).has(address.host)) await assertBindable(`frontend ${frontend}`, address);
+      }
     }
     const { path } = config.journal;
     makeFolder(path);
-    let last = new Map<string, LastServerState>();
+    let last: LastStates = { servers: new Map(), routers: new Map() };
     try {
-      last = lastServerStates(path);
+      last = lastStates(path);
     } catch (error) {
       // An unusable file is set aside when it is opened; a usable one with an unreadable record goes on. Either way
       // what operators wanted before is not known any more, and they are told.
@@ -123,11 +142,21 @@ export class UnderstudyNode {
       listenerFailed: (id, code, message) => report(id, { type: 'listener.failed', code, message }),
       listenerDrained: (id) => report(id, { type: 'listener.drained' }),
     });
+    this.vrrp = new VrrpHost({
+      system: () => this.system,
+      clock,
+      journalPath: config.journal.path,
+      note: (type, payload) => journal.note(type, payload),
+      warn: (message) => log.warn(message),
+      bind: (address, done) => this.#bound.bind(address, done),
+      unbind: (address, done) => this.#bound.unbind(address, done),
+    });
     this.system = new ActorSystem({
       clock,
       random: seededRandom(Number(process.hrtime.bigint() & 0xffff_ffffn)),
       recorder: journal,
       machines,
+      precise: new Set(['vrrpRouter']),
       hands: {
         healthChecker: healthCheckerHands((checker, timeoutMs, answer) => this.#probe(checker, timeoutMs, answer)),
         ...dataPlaneHands({
@@ -140,30 +169,53 @@ export class UnderstudyNode {
           drainWorker: (index) => this.dataPlane.drainWorker(index),
           endWorker: (index) => this.dataPlane.endWorker(index),
         }),
+        ...this.vrrp.hands,
       },
       onFault: ({ actor, during, error }) => log.error({ actor, during, err: error }, 'a fault that must not happen'),
     });
     this.system.measureLateness((lateUs) => this.lateness.observe(lateUs));
+    this.tallies = new RouterTallies(this.system);
     this.system.onTransition((actor, entry) => this.#noticed(actor, entry));
     journal.attach(this.system, (trouble) => this.system.send(JOURNAL_ACTOR, trouble));
   }
 
   async command(command: Command): Promise<CommandResult> {
-    const actor = serverId(command.pool, command.server);
+    const actor = 'router' in command ? routerId(command.router) : serverId(command.pool, command.server);
     const before = this.system.get(actor);
-    if (!before) {
-      const known = [...this.#specs.values()]
-        .filter(({ machine }) => machine === 'backendServer')
-        .map(({ id }) => id.slice(7));
-      throw new UnderstudyError(
-        'NODE_REFUSED',
-        `there is no server ${command.pool}/${command.server}; there are ${known.slice(0, 20).join(', ')}`,
-      );
+    if (!before) throw new UnderstudyError('NODE_REFUSED', this.#unknown(command));
+    if ('router' in command) this.#commandRouter(before, command.type);
+    else {
+      const { type, pool: _pool, server: _server, ...params } = command;
+      this.system.send(actor, { type: type.replace('server.', 'operator.'), ...params });
     }
-    const { type, pool: _pool, server: _server, ...params } = command;
-    this.system.send(actor, { type: type.replace('server.', 'operator.'), ...params });
     const recorded = await this.journal.written();
     return { actor, before: before.state, after: this.system.get(actor)?.state ?? before.state, recorded };
+  }
+
+  #unknown(command: Command): string {
+    const idsOf = (machine: string) =>
+      [...this.#specs.values()].flatMap((spec) => (spec.machine === machine ? [spec.id] : [])).slice(0, 20);
+    if ('router' in command) {
+      const known = idsOf('vrrpRouter').map((id) => id.slice('router/'.length));
+      return `there is no router ${command.router}; ${known.length > 0 ? `there are ${known.join(', ')}` : 'this node has none'}`;
+    }
+    const known = idsOf('backendServer').map((id) => id.slice('server/'.length));
+    return `there is no server ${command.pool}/${command.server}; there are ${known.join(', ')}`;
+  }
+
+  /** Members of a sync group move together, so they are told together. */
+  #commandRouter(router: ActorState, type: 'router.demote' | 'router.promote'): void {
+    const { settings } = router.context as RouterContext;
+    if (settings.priority === OWNER_PRIORITY) {
+      const message = `${router.id} is the owner of its addresses (priority 255): it is master whenever it runs`;
+      throw new UnderstudyError('NODE_REFUSED', message);
+    }
+    for (const actor of [...this.system.all()]) {
+      if (actor.machine !== 'vrrpRouter') continue;
+      const { group } = (actor.context as RouterContext).settings;
+      const isMeant = actor.id === router.id || (group !== null && group === settings.group);
+      if (isMeant) this.system.send(actor.id, { type: type.replace('router.', 'operator.') });
+    }
   }
 
   /** Applies another configuration; what it doesn't change isn't touched. Reloads wait for each other. */
@@ -178,6 +230,7 @@ export class UnderstudyNode {
   async stop(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
+    await this.#leaveRouters();
     const listeners = this.#idsOf('listener');
     for (const id of listeners) this.system.send(id, { type: 'listener.drain' });
     const drainMs = Math.max(0, ...Object.values(this.config.frontends).map(({ drain }) => drain));
@@ -189,14 +242,26 @@ export class UnderstudyNode {
     for (const id of workers) this.system.send(id, { type: 'worker.drain' });
     await this.#until(() => workers.every((id) => isOneOf(this.system.get(id)?.state, ['stopped'])), WORKER_END_MS);
     await this.dataPlane.terminate();
-    for (const id of this.#idsOf('healthChecker')) this.system.stop(id);
+    for (const id of [...this.#idsOf('healthChecker'), ...this.#idsOf('tracker')]) this.system.stop(id);
+    await this.vrrp.end();
     this.clock.stop();
     this.journal.closeRuns();
     this.journal.note('node.stopped', { reason: 'asked to' });
     await this.journal.close();
   }
 
-  #begin(configText: string, last: Map<string, LastServerState>): void {
+  /** Priority 0 first; the addresses stay until a successor is heard. */
+  async #leaveRouters(): Promise<void> {
+    for (const id of this.#idsOf('vrrpRouter')) this.system.send(id, { type: 'router.stop' });
+    const addresses = this.#idsOf('virtualAddress');
+    const areGone = () => addresses.every((id) => isOneOf(this.system.get(id)?.state, ['absent', 'failed']));
+    await this.#until(areGone, LONGEST_HAND_OVER_MS);
+    // Nobody has spoken: what is still held goes now, as nothing may be left behind.
+    for (const id of addresses) this.system.send(id, { type: 'address.release' });
+    await this.#until(areGone, WORKER_END_MS);
+  }
+
+  #begin(configText: string, last: LastStates): void {
     this.journal.note('node.started', {
       version,
       node: this.config.node,
@@ -211,21 +276,37 @@ export class UnderstudyNode {
       this.system.send(JOURNAL_ACTOR, { type: 'journal.replaced', aside: path, message } as { type: string });
     }
     this.#configureDataPlane();
-    for (const spec of this.#specs.values()) this.#startActor(spec, null, last.get(spec.id));
+    this.vrrp.configure(this.config, readAuthentications(this.config));
+    for (const spec of this.#specs.values()) {
+      this.#startActor(spec, null, last.servers.get(spec.id));
+      this.#restoreWord(spec.id, last.routers.get(spec.id));
+    }
   }
 
   #startActor(spec: ActorSpec, cause: Cause | null, last?: LastServerState): void {
     if (this.system.has(spec.id)) {
       // Removed by one reload and wanted again by the next, while what it had is still ending.
-      if (spec.machine === 'listener') this.system.send(spec.id, { type: 'listener.open' }, cause);
+      if (spec.machine === 'listener') this.#openUnlessHeld(spec.id, cause);
       return;
     }
+    this.#launch(spec, cause, last);
+  }
+
+  #launch(spec: ActorSpec, cause: Cause | null, last?: LastServerState): void {
     const hint = spec.machine === 'backendServer' && last?.health ? { hint: last.health } : {};
     this.system.start(spec.id, spec.machine, { ...spec.input, ...hint }, cause);
     if (spec.machine === 'backendServer') {
       this.#restoreIntent(spec.id, last, this.#disabled.has(spec.id), spec.input.settings.weight);
     }
-    if (spec.machine === 'listener') this.system.send(spec.id, { type: 'listener.open' }, cause);
+    if (spec.machine === 'listener') this.#openUnlessHeld(spec.id, cause);
+    // One that a reload has replaced, of a router that it has not.
+    if (spec.machine === 'virtualAddress' && this.system.get(spec.input.router)?.state === 'master')
+      this.system.send(spec.id, { type: 'address.acquire' }, cause);
+  }
+
+  /** A listener on an address that is held by binding opens when the router becomes master. */
+  #openUnlessHeld(id: string, cause: Cause | null): void {
+    if (!this.#bound.opensWithItsAddress(id)) this.system.send(id, { type: 'listener.open' }, cause);
   }
 
   #restoreIntent(id: string, last: LastServerState | undefined, disabled: boolean, weight: number): void {
@@ -246,6 +327,17 @@ export class UnderstudyNode {
     }
   }
 
+  /** What an operator wants of a router. */
+  #restoreWord(id: string, intent: RouterIntent | undefined): void {
+    const word = wordFor(intent);
+    if (word) this.system.send(id, word);
+  }
+
+  #routerIntentOf(id: string): RouterIntent | undefined {
+    const actor = this.system.get(id);
+    return actor?.machine === 'vrrpRouter' ? (actor.context as RouterContext).intent : undefined;
+  }
+
   #intentOf(id: string): LastServerState | null {
     const actor = this.system.get(id);
     if (actor?.machine !== 'backendServer') return null;
@@ -264,6 +356,7 @@ export class UnderstudyNode {
     this.#listeners = new Map(
       listenersOf(this.config, (file) => readFileSync(file, 'utf8')).map((listener) => [listener.id, listener]),
     );
+    this.#bound.configure(holdersOf(this.config));
     this.#checked = new Map(
       Object.entries(this.config.backends).flatMap(([pool, { check, servers }]) =>
         check
@@ -297,9 +390,12 @@ export class UnderstudyNode {
         const isOurs = [...this.#listeners.values()].some(
           (listener) => formatEndpoint(listener.address) === formatEndpoint(address),
         );
-        if (!isOurs) await assertBindable(`frontend ${frontend}`, address);
+        const isVirtual = virtualHostsOf(config).has(address.host);
+        if (!isOurs && !isVirtual) await assertBindable(`frontend ${frontend}`, address);
       }
     }
+    // What can fail comes before anything is changed.
+    const authentications = readAuthentications(config);
     const before = this.#specs;
     const disabledBefore = this.#disabled;
     const after = new Map(actorsOf(config).map((spec) => [spec.id, spec]));
@@ -320,9 +416,17 @@ export class UnderstudyNode {
     this.journal.setRetention(retentionOf(config));
     // What the operator wants of a server is about its name: a new address doesn't change it.
     const intents = new Map(difference.replaced.map((id) => [id, this.#intentOf(id)]));
-    for (const id of [...difference.removed, ...difference.replaced]) this.#removeActor(before.get(id)!, cause);
+    const routerIntents = new Map(difference.replaced.map((id) => [id, this.#routerIntentOf(id)]));
+    this.#reconfiguring = true;
+    try {
+      for (const id of [...difference.removed, ...difference.replaced]) this.#removeActor(before.get(id)!, cause);
+      this.vrrp.configure(this.config, authentications);
+    } finally {
+      this.#reconfiguring = false;
+    }
     for (const id of [...difference.replaced, ...difference.added]) {
       this.#startActor(after.get(id)!, cause, intents.get(id) ?? undefined);
+      this.#restoreWord(id, routerIntents.get(id));
     }
     for (const id of after.keys()) {
       const disabled = this.#disabled.has(id);
@@ -353,7 +457,7 @@ export class UnderstudyNode {
         this.system.stop(spec.id, cause);
         return;
       case 'listener':
-        // It stops when its sessions have ended: see #noticed.
+        // It stops when its sessions have ended: see #ended.
         this.system.send(spec.id, { type: 'listener.drain' }, cause);
         return;
       case 'proxyWorker':
@@ -366,21 +470,42 @@ export class UnderstudyNode {
       case 'healthChecker':
         this.lastProbes.delete(spec.id);
         this.system.stop(spec.id, cause);
+        return;
+      case 'vrrpRouter':
+        this.#retiring.add(spec.id);
+        this.system.send(spec.id, { type: 'router.stop' }, cause);
+        return;
+      case 'virtualAddress': {
+        this.#retiring.add(spec.id);
+        // One whose router leaves too is handed over by it.
+        if (this.#specs.has(spec.input.router)) this.system.send(spec.id, { type: 'address.release' }, cause);
+        const actor = this.system.get(spec.id);
+        if (actor && isOver(actor)) this.#ended(actor);
+        return;
+      }
+      case 'tracker':
+      case 'syncGroup':
+        this.system.stop(spec.id, cause);
     }
+  }
+
+  /** What had to come to an end before it could be stopped, and what takes its place. */
+  #ended(actor: ActorState): void {
+    const wanted = this.#specs.get(actor.id);
+    const isReplaced = actor.machine === 'proxyWorker' || this.#retiring.has(actor.id);
+    if (wanted && !isReplaced) return;
+    this.#retiring.delete(actor.id);
+    this.system.stop(actor.id);
+    // Within a turn of the actor system it stops later in the turn, and what takes its place starts after it.
+    if (wanted && !this.#reconfiguring) this.#launch(wanted, null);
   }
 
   #noticed(actor: ActorState, entry: Entry): void {
     if (actor.machine !== 'healthChecker') {
       this.#log.info({ actor: actor.id, state: actor.state, event: entry.event.type }, `${actor.id} is ${actor.state}`);
     }
-    const isOver =
-      (actor.machine === 'listener' && actor.state === 'closed') ||
-      (actor.machine === 'proxyWorker' && actor.state === 'stopped');
-    if (isOver && !this.#stopping) {
-      const wanted = this.#specs.get(actor.id);
-      if (!wanted || actor.machine === 'proxyWorker') this.system.stop(actor.id);
-      if (wanted && actor.machine === 'proxyWorker') this.system.start(wanted.id, wanted.machine, wanted.input);
-    }
+    if (isOver(actor) && !this.#stopping) this.#ended(actor);
+    this.#bound.settle();
     for (const wake of [...this.#transitionWaiters]) wake();
   }
 
@@ -407,10 +532,21 @@ export class UnderstudyNode {
 
   async #listenersSettled(): Promise<void> {
     const settled = () =>
-      this.#idsOf('listener').every((id) => isOneOf(this.system.get(id)?.state, ['open', 'failed']));
+      this.#idsOf('listener').every(
+        (id) => this.#bound.opensWithItsAddress(id) || isOneOf(this.system.get(id)?.state, ['open', 'failed']),
+      );
     await this.#until(settled, 10_000);
   }
 }
+
+const END_STATES: Partial<Record<ActorSpec['machine'], string>> = {
+  listener: 'closed',
+  proxyWorker: 'stopped',
+  vrrpRouter: 'initialize.stopped',
+  virtualAddress: 'absent',
+};
+
+const isOver = ({ machine, state }: ActorState): boolean => END_STATES[machine as ActorSpec['machine']] === state;
 
 const isOneOf = (state: string | undefined, states: string[]): boolean => state === undefined || states.includes(state);
 
@@ -444,12 +580,18 @@ export const differenceOf = (before: Map<string, ActorSpec>, after: Map<string, 
 const differs = (before: unknown, after: unknown): boolean => JSON.stringify(before) !== JSON.stringify(after);
 
 /** What of an input a running actor can be told. A checker's start delay and a worker's number aren't. */
-const settingsOf = (spec: ActorSpec): unknown =>
-  spec.machine === 'listener'
-    ? { retryMs: spec.input.retryMs, drainMs: spec.input.drainMs }
-    : spec.machine === 'proxyWorker'
-      ? null
-      : spec.input.settings;
+const settingsOf = (spec: ActorSpec): unknown => {
+  switch (spec.machine) {
+    case 'listener':
+      return { retryMs: spec.input.retryMs, drainMs: spec.input.drainMs };
+    case 'proxyWorker':
+      return null;
+    case 'syncGroup':
+      return { members: spec.input.members };
+    default:
+      return spec.input.settings;
+  }
+};
 
 const changeFor = (spec: ActorSpec): { type: string } => {
   const settings = settingsOf(spec);

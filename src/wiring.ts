@@ -10,18 +10,22 @@ import type { BackendConfig, CheckConfig, Config, FrontendConfig, ServerConfig }
 import { formatEndpoint } from './config/units.ts';
 import type { Endpoint } from './config/units.ts';
 import type { BackendModel, FrontendModel, ListenerModel, Model } from './proxy/model.ts';
+import { addressId, isHeldByBinding, vrrpActorsOf, watchersOf } from './vrrp/wiring.ts';
+import type { VrrpSpec } from './vrrp/wiring.ts';
 
 /**
  * `identity`: when it changes, a reload replaces the actor; when only `input` does, it tells the actor. `rest` is what
  * its hands go by and its machine doesn't (a path, a certificate, rules): a change of it is a change of the actor too.
  */
-export type ActorSpec = { id: string; identity: string; rest: string } & (
-  | { machine: 'pool'; input: PoolInput }
-  | { machine: 'backendServer'; input: BackendServerInput }
-  | { machine: 'healthChecker'; input: HealthCheckerInput }
-  | { machine: 'listener'; input: ListenerInput }
-  | { machine: 'proxyWorker'; input: ProxyWorkerInput }
-);
+export type ActorSpec =
+  | VrrpSpec
+  | ({ id: string; identity: string; rest: string } & (
+      | { machine: 'pool'; input: PoolInput }
+      | { machine: 'backendServer'; input: BackendServerInput }
+      | { machine: 'healthChecker'; input: HealthCheckerInput }
+      | { machine: 'listener'; input: ListenerInput }
+      | { machine: 'proxyWorker'; input: ProxyWorkerInput }
+    ));
 
 /** Spread of the first checks: 5,000 a second at most, so that 10,000 servers don't connect in one turn of the loop. */
 const FIRST_CHECK_EVERY_MS = 0.2;
@@ -29,6 +33,8 @@ const FIRST_CHECK_EVERY_MS = 0.2;
 const SPREAD_FROM = 100;
 /** A listener that failed tries again this often. */
 const LISTENER_RETRY_MS = 1_000;
+/** … and one that holds a virtual address this often: the node that had it may be just about to let it go. */
+const HOLDING_LISTENER_RETRY_MS = 20;
 
 export const serverId = (pool: string, server: string) => `server/${pool}/${server}`;
 export const checkerId = (pool: string, server: string) => `checker/${pool}/${server}`;
@@ -40,6 +46,8 @@ export const frontendSlotName = (frontend: string) => `frontend/${frontend}`;
 /** In the order in which they are to start: whoever is told something is there before whoever tells. */
 export const actorsOf = (config: Config): ActorSpec[] => {
   const specs: ActorSpec[] = [];
+  const watchers = watchersOf(config);
+  const holders = holdersOf(config);
   let checkers = 0;
   const checkedServers = Object.values(config.backends)
     .filter(({ check }) => check !== false)
@@ -57,7 +65,13 @@ export const actorsOf = (config: Config): ActorSpec[] => {
     };
     const sharedCheck = JSON.stringify(backend.check);
     const sharedCheckerSettings = backend.check ? checkerSettings(backend.check) : null;
-    const settings = { allBackups: backend.allBackups, quorum: backend.quorum, hysteresis: backend.hysteresis };
+    const watching = watchers.get(pool);
+    const settings = {
+      allBackups: backend.allBackups,
+      quorum: backend.quorum,
+      hysteresis: backend.hysteresis,
+      ...(watching ? { watchers: watching } : {}),
+    };
     const { balance, retries, timeouts } = backend;
     specs.push({
       id: poolId(pool),
@@ -101,7 +115,12 @@ export const actorsOf = (config: Config): ActorSpec[] => {
         identity: '',
         rest: JSON.stringify({ tls, mode, rules, use, maxConnections, timeouts }),
         machine: 'listener',
-        input: { frontend, address: formatEndpoint(address), retryMs: LISTENER_RETRY_MS, drainMs: drain },
+        input: {
+          frontend,
+          address: formatEndpoint(address),
+          retryMs: holders.has(listenerId(frontend, address)) ? HOLDING_LISTENER_RETRY_MS : LISTENER_RETRY_MS,
+          drainMs: drain,
+        },
       });
     }
   }
@@ -109,8 +128,26 @@ export const actorsOf = (config: Config): ActorSpec[] => {
   for (let index = 0; index < config.workers; index++) {
     specs.push({ id: workerId(index), identity: '', rest: '', machine: 'proxyWorker', input: { index, drainMs } });
   }
-  return specs;
+  return [...specs, ...vrrpActorsOf(config)];
 };
+
+/** Listeners on a virtual address that is held by binding it: listener → the address that opens it. */
+export const holdersOf = (config: Config): Map<string, string> => {
+  const holders = new Map<string, string>();
+  for (const [router, { addresses }] of Object.entries(config.routers)) {
+    for (const address of addresses.filter(isHeldByBinding)) {
+      for (const [frontend, { bind }] of Object.entries(config.frontends))
+        for (const bound of bind)
+          if (bound.address.host === address.address)
+            holders.set(listenerId(frontend, bound.address), addressId(router, address.address));
+    }
+  }
+  return holders;
+};
+
+/** Virtual addresses: they can be bound before they are here. */
+export const virtualHostsOf = (config: Config): Set<string> =>
+  new Set(Object.values(config.routers).flatMap(({ addresses }) => addresses.map(({ address }) => address)));
 
 const serverSettings = (backend: BackendConfig, server: ServerConfig): ServerSettings => ({
   rise: backend.check ? backend.check.rise : 1,
@@ -179,12 +216,15 @@ const pathPattern = (paths: string[]): string =>
   paths.map((path) => picomatch.makeRe(path, { dot: true, nobrace: true, noext: true }).source).join('|');
 
 /** `readFile` gives the PEM text of a certificate. */
-export const listenersOf = (config: Config, readFile: (file: string) => string): ListenerModel[] =>
-  Object.entries(config.frontends).flatMap(([frontend, { bind }]) =>
+export const listenersOf = (config: Config, readFile: (file: string) => string): ListenerModel[] => {
+  const virtual = virtualHostsOf(config);
+  return Object.entries(config.frontends).flatMap(([frontend, { bind }]) =>
     bind.map(({ address, tls }) => ({
       id: listenerId(frontend, address),
       frontend,
       address,
       certificates: tls ? tls.certificates.map(readFile) : null,
+      freeBind: virtual.has(address.host),
     })),
   );
+};

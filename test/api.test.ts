@@ -66,6 +66,8 @@ test('what can be read', async () => {
   const sessions = state.pools[0]!.servers.map(({ traffic }) => traffic!.sessions);
   expect(sessions.reduce((sum, count) => sum + count, 0)).toBe(6);
   expect(state.frontends[0]).toMatchObject({ name: 'shop', traffic: { requests: 6, status2xx: 6 } });
+  // A node without routers says so, and its metrics have none.
+  expect(state).toMatchObject({ routers: [], syncGroups: [], node: { notices: [] } });
 
   expect(await json(`${node.api}/api/machines`)).toEqual({ machines: Object.keys(machines) });
   for (const name of Object.keys(machines)) {
@@ -82,6 +84,7 @@ test('what can be read', async () => {
   expect(metrics.get('understudy_server_admin{pool="web",server="web2",state="ready"}')).toBe(1);
   expect(metrics.get('understudy_frontend_http_requests_total{frontend="shop"}')).toBe(6);
   expect(metrics.get('understudy_actor_faults_total')).toBe(0);
+  expect([...metrics.keys()].filter((name) => name.startsWith('understudy_router_'))).toEqual([]);
 
   webs[0]!.healthy = false;
   await node.healthIs('web/web1', 'down');

@@ -66,7 +66,7 @@ describe('what is refused, where it stands, and what is allowed', () => {
     [
       'an unknown key like no other',
       'zzzzzz: 3',
-      'f.yaml:1:1 zzzzzz: unknown key; allowed are cluster, node, bus, journal, api, workers, frontends, backends',
+      'f.yaml:1:1 zzzzzz: unknown key; allowed are cluster, node, bus, journal, api, workers, frontends, backends, routers, syncGroups, notifyPipe',
     ],
     [
       'an unknown key of one type of check',

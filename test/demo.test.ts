@@ -46,17 +46,27 @@ test('the scenario', async () => {
   const ran = await understudy(['demo', '--scenario', '--json', '--data', folder]);
   expect(ran.stderr).toBe('');
   expect(ran.status).toBe(0);
-  const result = JSON.parse(ran.stdout) as { requests: number; failed: number; transitions: Record<string, unknown>[] };
-  expect(Object.keys(result).toSorted()).toEqual(['failed', 'requests', 'transitions']);
+  const result = JSON.parse(ran.stdout) as {
+    requests: number;
+    failed: number;
+    transitions: Record<string, unknown>[];
+    failovers: { how: string; gapMs: number }[];
+  };
+  expect(Object.keys(result).toSorted()).toEqual(['failed', 'failovers', 'requests', 'transitions']);
   expect(result.failed).toBe(0);
   expect(result.requests).toBeGreaterThan(1000);
-  const steps = result.transitions.map(({ actor, to }) => `${String(actor)} ${String(to)}`);
-  expect(steps).toContain('server/web/web2 down,ready,cold');
-  expect(steps).toContain('server/web/web3 down,ready,cold');
-  expect(steps).toContain('server/web/web1 up,drain,warm');
+  const steps = result.transitions.map(({ node, actor, to }) => `${String(node)} ${String(actor)} ${String(to)}`);
+  expect(steps).toContain('lb1 server/web/web2 down,ready,cold');
+  expect(steps).toContain('lb1 server/web/web3 down,ready,cold');
+  expect(steps).toContain('lb1 server/web/web1 up,drain,warm');
+  // When lb1 was stopped, and when it died; and at the start, if lb2 was the first to be up.
+  expect(steps.filter((step) => step === 'lb2 router/gateway master').length).toBeGreaterThanOrEqual(2);
+  expect(result.failovers.map(({ how }) => how)).toEqual(['SIGTERM', 'SIGKILL']);
   expect(processesOf(folder)).toEqual([]);
-  const verified = await understudy(['verify', join(folder, 'demo.db'), '--json']);
-  expect(JSON.parse(verified.stdout)).toMatchObject({ ok: true });
+  for (const journal of ['lb1.db', 'lb2.db']) {
+    const verified = await understudy(['verify', join(folder, journal), '--json']);
+    expect(JSON.parse(verified.stdout)).toMatchObject({ ok: true });
+  }
 }, 90_000);
 
 test('however it is ended, nothing of it is left', async () => {
@@ -74,7 +84,7 @@ test('however it is ended, nothing of it is left', async () => {
     }),
   );
   const started = childrenOf(demo.pid!);
-  expect(started.length).toBeGreaterThanOrEqual(5);
+  expect(started.length).toBeGreaterThanOrEqual(6);
   onTestFinished(() => {
     for (const pid of started.filter(isRunning)) process.kill(pid, 'SIGKILL');
   });

@@ -738,7 +738,7 @@ describe('draining', () => {
       proxy.dataPlane.drainListener('main');
       await eventually('both workers but one are drained', () => proxy.figures('front').active === 1);
       const address = { host: HOST, port: proxy.port };
-      proxy.dataPlane.openListener({ id: 'main', frontend: 'front', address, certificates: null });
+      proxy.dataPlane.openListener({ id: 'main', frontend: 'front', address, certificates: null, freeBind: false });
       await eventually('both say so', () => proxy.listenings.length === 4);
       await proxy.workers[gone]!.terminate();
       expect(statusOf(await talk(proxy.port, getAndClose()))).toBe(200);
@@ -797,7 +797,7 @@ describe('TLS', () => {
     const [old, renewed] = [selfSigned(folder, 'old.example'), selfSigned(folder, 'renewed.example')];
     const proxy = await startProxy({ servers: { s: await okServer() }, certificates: [old] });
     const address = { host: HOST, port: proxy.port };
-    proxy.dataPlane.openListener({ id: 'main', frontend: 'front', address, certificates: [renewed] });
+    proxy.dataPlane.openListener({ id: 'main', frontend: 'front', address, certificates: [renewed], freeBind: false });
     await eventually('both say so', () => proxy.listenings.length === 4);
     expect(await nameOnCertificate(proxy.port, 'any.example')).toBe('renewed.example');
   });

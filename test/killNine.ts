@@ -18,7 +18,7 @@ import { seededRandom } from '../actors/random.ts';
 import type { Random } from '../actors/random.ts';
 import type { StateView } from '../src/api/state.ts';
 import { JournalReader } from '../src/journal/reader.ts';
-import { lastServerStates } from '../src/lastStates.ts';
+import { lastStates } from '../src/lastStates.ts';
 import { verify } from '../src/worlds/replay.ts';
 
 export type KillsResult = {
@@ -216,7 +216,7 @@ const checked = (journal: string, wanted: Wanted): { records: number; events: nu
     }
     const { divergence, events, rows } = verify(reader);
     if (divergence) throw new Error(`diverges: ${JSON.stringify(divergence)}`);
-    for (const [id, { admin }] of lastServerStates(journal)) assertWanted(id.split('/')[2]!, admin, wanted);
+    for (const [id, { admin }] of lastStates(journal).servers) assertWanted(id.split('/')[2]!, admin, wanted);
     return { records: rows, events };
   } finally {
     reader.close();

@@ -246,6 +246,7 @@ export const startProxy = async (options: ProxyOptions): Promise<Proxy> => {
     frontend: 'front',
     address: { host: HOST, port: held.port },
     certificates: options.certificates ?? null,
+    freeBind: false,
   });
   await eventually('listening', () => listenings.length === count || failures.length > 0);
   if (failures.length > 0) throw new Error(failures.join('; '));

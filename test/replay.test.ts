@@ -3,7 +3,7 @@ import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { JournalReader } from '../src/journal/reader.ts';
 import { encodeBody } from '../src/journal/record.ts';
-import { lastServerStates } from '../src/lastStates.ts';
+import { lastStates } from '../src/lastStates.ts';
 import { Replay } from '../src/worlds/replay.ts';
 import { downWhile, makeFolder, runProgram, SimulatedNode, tamper, withReader } from './journalHelpers.ts';
 
@@ -106,7 +106,7 @@ test.each([
       Object.fromEntries(node.stateAt(Number.MAX_SAFE_INTEGER)),
     );
   });
-  expect(lastServerStates(path).get('server/web/web2')).toMatchObject({ admin: 'maintenance' });
+  expect(lastStates(path).servers.get('server/web/web2')).toMatchObject({ admin: 'maintenance' });
 });
 
 test('what operators wanted and how servers were is known after a restart', async () => {
@@ -117,7 +117,7 @@ test('what operators wanted and how servers were is known after a restart', asyn
   node.operator('weight', 'web1', { weight: 7 });
   node.runUntil(20_000);
   await node.journal.close();
-  const states = lastServerStates(path);
+  const states = lastStates(path).servers;
   expect(states.get('server/web/web1')).toEqual({
     health: 'up',
     admin: 'drain',

@@ -6,6 +6,7 @@ import type { Figures } from '../proxy/counters.ts';
 import { version } from '../version.ts';
 import { checkerId, frontendSlotName } from '../wiring.ts';
 import { Family, labelText, withLabel } from './exposition.ts';
+import { routerMetrics } from './routerMetrics.ts';
 
 /** Actors looked at in one turn of the loop: about a millisecond. */
 const ACTORS_PER_TURN = 50;
@@ -37,6 +38,7 @@ export const metricsOf = async (node: UnderstudyNode, onlyNode: boolean): Promis
   nodeMetrics(node, family);
   families.push(latenessHistogram(node));
   if (onlyNode) return textOf(families);
+  if (Object.keys(node.config.routers).length > 0) routerMetrics(node, family);
   const servers = serverMetrics(node, family);
   const poolState = family('pool_state', 'gauge', '1 for the state that the pool is in.');
   let seen = 0;

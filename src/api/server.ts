@@ -41,6 +41,8 @@ const commandSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('server.drain'), pool: name, server: name }),
   z.strictObject({ type: z.literal('server.maintenance'), pool: name, server: name }),
   z.strictObject({ type: z.literal('server.weight'), pool: name, server: name, weight: z.int().min(0).max(256) }),
+  z.strictObject({ type: z.literal('router.demote'), router: name }),
+  z.strictObject({ type: z.literal('router.promote'), router: name }),
   z.strictObject({ type: z.literal('reload') }),
 ]);
 

@@ -7,6 +7,8 @@ import type { UnderstudyNode } from '../node.ts';
 import type { Figures } from '../proxy/counters.ts';
 import { version } from '../version.ts';
 import { frontendSlotName } from '../wiring.ts';
+import { routerNotices, routerProblems, routersOf, syncGroupsOf } from './routers.ts';
+import type { RouterView, SyncGroupView } from './routers.ts';
 
 export type ActorView = { id: string; machine: string; state: string; since: string; cause: number | null };
 
@@ -39,6 +41,8 @@ export type StateView = {
     /** `degraded`: something asks for an operator, traffic goes on. */
     status: 'ok' | 'degraded';
     problems: string[];
+    /** What may be of interest to an operator, and degrades nothing. */
+    notices: string[];
     tokenFile: string | null;
     latenessMs: { p50: number; p99: number; max: number };
   };
@@ -59,6 +63,8 @@ export type StateView = {
     traffic: Figures | null;
   }[];
   pools: { name: string; state: string; since: string; balance: string; usable: number; servers: ServerView[] }[];
+  routers: RouterView[];
+  syncGroups: SyncGroupView[];
   actors: ActorView[];
 };
 
@@ -76,6 +82,7 @@ export const stateOfNode = (node: UnderstudyNode, tokenFile: string | null): Sta
       now: isoTime(node.clock.wallUs()),
       status: problems.length === 0 ? 'ok' : 'degraded',
       problems,
+      notices: routerNotices(node),
       tokenFile,
       latenessMs: {
         p50: node.lateness.quantileUs(0.5) / 1000,
@@ -104,6 +111,8 @@ export const stateOfNode = (node: UnderstudyNode, tokenFile: string | null): Sta
       traffic: node.dataPlane.figures(frontendSlotName(name)),
     })),
     pools: poolsOf(node),
+    routers: routersOf(node),
+    syncGroups: syncGroupsOf(node),
     actors: [...node.system.all()].map(({ id, machine, state, sinceUs, cause }) => ({
       id,
       machine,
@@ -129,7 +138,7 @@ export const problemsOf = (node: UnderstudyNode): string[] => {
     if (machine === 'listener' && state === 'failed') problems.push(`${id} can't be opened and is tried again`);
     if (machine === 'proxyWorker' && state === 'crashed') problems.push(`${id} died and is started again`);
   }
-  return problems;
+  return [...problems, ...routerProblems(node)];
 };
 
 const poolsOf = (node: UnderstudyNode): StateView['pools'] =>

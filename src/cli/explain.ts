@@ -30,7 +30,7 @@ export const formatExplanation = ({ headline, sentences, remarks }: Explanation)
     bold(headline),
     '',
     ...sentences.map(({ timeUs, seq, text }) =>
-      text.startsWith('→') ? `${' '.repeat(12)}    ${text}` : `${formatClock(timeUs)}    ${text}${dim(`  [${seq}]`)}`,
+      /^[→←]/.test(text) ? `${' '.repeat(12)}    ${text}` : `${formatClock(timeUs)}    ${text}${dim(`  [${seq}]`)}`,
     ),
     ...(remarks.length > 0 ? ['', ...remarks] : []),
   ].join('\n');

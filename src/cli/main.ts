@@ -6,7 +6,7 @@ import { checkCommand } from './check.ts';
 import { explainCommand } from './explain.ts';
 import { graphCommand } from './graph.ts';
 import { logCommand } from './log.ts';
-import { operate, reloadCommand } from './operate.ts';
+import { operate, operateRouter, reloadCommand } from './operate.ts';
 import { failWith } from './output.ts';
 import { replayCommand, verifyCommand } from './replay.ts';
 import { statusCommand } from './status.ts';
@@ -91,6 +91,21 @@ server
   .addOption(token())
   .addOption(json())
   .action((target: string, weight: number, options) => operate('server.weight', target, options, { weight }));
+
+const router = program.command('router').description('operators’ commands for one virtual router of this node');
+for (const [name, description] of [
+  ['demote', 'let another node be master: priority 1 from now on'],
+  ['promote', 'take a demotion back; where there is none, take over: priority 254 until it is demoted'],
+] as const) {
+  router
+    .command(name)
+    .description(description)
+    .argument('<router>')
+    .addOption(api())
+    .addOption(token())
+    .addOption(json())
+    .action((target: string, options) => operateRouter(`router.${name}`, target, options));
+}
 
 program
   .command('reload')

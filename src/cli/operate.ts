@@ -29,6 +29,17 @@ export const operate = async (
   notRecorded(result.recorded);
 };
 
+/** One command for one router: `demote` lets another node be master, `promote` takes that back, or takes over. */
+export const operateRouter = async (type: string, router: string, options: Options): Promise<void> => {
+  const result = (await new NodeClient(options).command({ type, router })) as CommandResult;
+  if (options.json === true) printJson(result);
+  else {
+    const [before, after] = [result.before, result.after].map((state) => state.split('.')[0]!.toUpperCase());
+    print(`${result.actor}: ${before === after ? `is ${after}` : `${before} → ${after}`}`);
+  }
+  notRecorded(result.recorded);
+};
+
 export const reloadCommand = async (options: Options): Promise<void> => {
   const result = (await new NodeClient(options).command({ type: 'reload' })) as ReloadResult;
   if (options.json === true) printJson(result);

@@ -3,6 +3,7 @@ import { formatSpan } from '../time.ts';
 import { NodeClient } from './client.ts';
 import type { ClientOptions } from './client.ts';
 import { bold, green, print, printJson, red, table, yellow } from './output.ts';
+import { formatRouters } from './statusRouters.ts';
 
 export const statusCommand = async (options: ClientOptions & { json?: boolean }): Promise<void> => {
   const state = await new NodeClient(options).state();
@@ -17,6 +18,7 @@ export const formatStatus = (state: StateView): string => {
   const lines = [
     `${bold(`Node ${node.name}`)} of cluster ${node.cluster}: ${node.status === 'ok' ? green('ok') : red('degraded')}, version ${node.version}, up ${spanSince(node.startedAt, node.now)} (start ${node.epoch})`,
     ...node.problems.map((problem) => red(`  ! ${problem}`)),
+    ...node.notices.map((notice) => yellow(`  ~ ${notice}`)),
     `Journal ${journal.state}: ${journal.lastSeq} records, ${(journal.bytes / 1048576).toFixed(1)} MiB, ${journal.path}`,
     `Control loop lateness: p50 ${node.latenessMs.p50} ms, p99 ${node.latenessMs.p99} ms, max ${node.latenessMs.max} ms`,
     '',
@@ -37,6 +39,7 @@ export const formatStatus = (state: StateView): string => {
       ),
     ),
   ];
+  lines.push(...formatRouters(state));
   for (const pool of state.pools) {
     const color = pool.state === 'serving' ? green : pool.state === 'onBackups' ? yellow : red;
     lines.push(

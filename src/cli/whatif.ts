@@ -30,6 +30,7 @@ export const whatIfCommand = (journal: string, options: { config: string; all?: 
         whatIf: would?.state ?? null,
       })),
       unobserved: result.unobserved,
+      assumed: result.assumed,
     });
     return;
   }
@@ -53,8 +54,13 @@ export const whatIfCommand = (journal: string, options: { config: string; all?: 
   }
   print('');
   for (const line of summary(result)) print(line);
-  for (const server of result.unobserved)
-    print(dim(`${server}: the journal has no probe of it, so nothing can be said`));
+  for (const text of result.assumed) print(dim(`Assumed, as a backup's word is in no journal: ${text}`));
+  for (const actor of result.unobserved) print(dim(`${actor}: ${unobservedText(actor)}, so nothing can be said`));
+};
+
+const unobservedText = (actor: string): string => {
+  if (actor.startsWith('server/')) return 'the journal has no probe of it';
+  return actor.startsWith('tracker/') ? 'the journal has no look at it' : 'the journal knows nothing of it';
 };
 
 /** The same actor entering the same state at about the same time is one row. */
@@ -86,8 +92,25 @@ const pair = ({ real, would }: WhatIf): Pair[] => {
   return pairs.sort((a, b) => a.timeUs - b.timeUs);
 };
 
-/** What everybody wants to know first: how often servers would have been removed. */
-const summary = ({ real, would }: WhatIf): string[] => {
+/** What everybody wants to know first: how often routers would have changed, and servers been removed. */
+const summary = (result: WhatIf): string[] => [...routersSummary(result), ...serversSummary(result)];
+
+const routersSummary = ({ real, would }: WhatIf): string[] => {
+  const routers = [...new Set([...real, ...would].map(({ actor }) => actor))]
+    .filter((actor) => actor.startsWith('router/'))
+    .sort();
+  return routers.map((router) => {
+    const count = (transitions: WhatIfTransition[], state?: string) =>
+      transitions.filter((one) => one.actor === router && (state === undefined || one.state === state)).length;
+    // Its start is no change of state.
+    const changes = (transitions: WhatIfTransition[]) => count(transitions) - count(transitions, 'initialize');
+    const text = `${router}: changed state ${times(changes(real))} really, ${times(changes(would))} with this configuration; became master ${times(count(real, 'master'))} really, ${times(count(would, 'master'))}`;
+    if (changes(real) === changes(would)) return text;
+    return bold(changes(would) < changes(real) ? green(text) : red(text));
+  });
+};
+
+const serversSummary = ({ real, would }: WhatIf): string[] => {
   const servers = [...new Set([...real, ...would].map(({ actor }) => actor))]
     .filter((actor) => actor.startsWith('server/'))
     .sort();
@@ -111,4 +134,4 @@ const summary = ({ real, would }: WhatIf): string[] => {
   });
 };
 
-const times = (count: number): string => (count === 1 ? 'once' : count === 0 ? 'never' : `${count} times`);
+const times = (count: number): string => ['never', 'once', 'twice'][count] ?? `${count} times`;

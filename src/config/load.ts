@@ -5,7 +5,9 @@ import { dirname, resolve } from 'node:path';
 import { isMap, isPair, isScalar, isSeq, LineCounter, parseDocument, visit, type Document } from 'yaml';
 import { z } from 'zod';
 import { messageOf, UnderstudyError } from '../errors.ts';
+import { checkRouters } from './checkRouters.ts';
 import { schema } from './schema.ts';
+import type { NotifyConfig } from './routers.ts';
 import type { Config } from './schema.ts';
 import { formatEndpoint, isLoopback, parseEndpoint } from './units.ts';
 
@@ -76,6 +78,7 @@ export const loadConfig = (text: string, environment: Environment, folder: strin
   }
   checkWhole(raw, report);
   checkFiles(raw, folder, report);
+  checkRouters(asMap(raw), folder, report);
   if (problems.length > 0 || !result.success) return { problems: problems.sort(byPosition) };
 
   const { data } = result;
@@ -408,8 +411,27 @@ const resolvePaths = (config: Config, folder: string): void => {
   for (const { check } of Object.values(config.backends)) {
     if (check && 'ca' in check && check.ca !== undefined) check.ca = resolve(folder, check.ca);
   }
-  const { token } = config.api;
-  if (typeof token === 'object') token.file = resolve(folder, token.file);
+  const resolveSecret = (secret: string | { file: string } | undefined) => {
+    if (typeof secret === 'object') secret.file = resolve(folder, secret.file);
+  };
+  resolveSecret(config.api.token);
+  const resolveProgram = (command: string[] | undefined) => {
+    if (command?.[0]?.includes('/')) command[0] = resolve(folder, command[0]);
+  };
+  const resolveNotify = (notify: NotifyConfig | undefined) => {
+    for (const key of ['command', 'master', 'backup', 'fault', 'stop'] as const) resolveProgram(notify?.[key]);
+  };
+  for (const { authentication, track, notify } of Object.values(config.routers)) {
+    if (authentication?.type === 'hmac') for (const { secret } of authentication.keys) resolveSecret(secret);
+    else resolveSecret(authentication?.secret);
+    resolveNotify(notify);
+    for (const one of track) {
+      if ('script' in one) resolveProgram(one.script);
+      if ('file' in one) one.file = resolve(folder, one.file);
+    }
+  }
+  for (const { notify } of Object.values(config.syncGroups)) resolveNotify(notify);
+  if (config.notifyPipe) config.notifyPipe.path = resolve(folder, config.notifyPipe.path);
 };
 
 /** Files that the configuration names. Works on the raw file too, so that all problems are told at once. */

@@ -4,40 +4,14 @@
  */
 import { cpus, hostname } from 'node:os';
 import { z } from 'zod';
-import { parseDuration, parseEndpoint, parseSize } from './units.ts';
+import { routersSchema } from './routers.ts';
+import { parseEndpoint, parseSize } from './units.ts';
+import { duration, name, secret } from './values.ts';
 
 /** Servers of one backend. A change of one server costs time in proportion to the pool; beyond this, use several. */
 export const MAX_SERVERS_PER_BACKEND = 1_000;
 /** HAProxy's range: 0 takes no new traffic. */
 const MAX_WEIGHT = 256;
-/** Timers of JavaScript hold 31 bits of milliseconds: 24.8 days. */
-const LONGEST_DURATION_MS = 2 ** 31 - 1;
-
-const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/;
-const name = z
-  .string()
-  .regex(NAME, { error: 'not a name; allowed are letters, digits, ".", "_" and "-"' })
-  // The one name that no plain object can carry.
-  .refine((text) => text !== '__proto__', { error: 'not a name that can be used; take another one' });
-
-const duration = (what: { min?: number; max?: number } = {}) =>
-  z
-    .union([z.string(), z.number()], { error: 'not a duration; allowed are forms like 500ms, 2s, 1m' })
-    .transform((value, context) => {
-      const ms = parseDuration(String(value));
-      const problem =
-        ms === null
-          ? 'not a duration; allowed are forms like 500ms, 2s, 1m'
-          : ms < (what.min ?? 0)
-            ? `too short; at least ${what.min}ms is allowed`
-            : ms > (what.max ?? LONGEST_DURATION_MS)
-              ? `too long; at most ${what.max ?? LONGEST_DURATION_MS}ms is allowed`
-              : null;
-      if (problem === null) return ms!;
-      context.addIssue({ code: 'custom', message: `${JSON.stringify(value)} is ${problem}` });
-      return z.NEVER;
-    });
-
 const size = () =>
   z
     .union([z.string(), z.number()], { error: 'not a size; allowed are forms like 512KiB, 10GiB' })
@@ -65,9 +39,6 @@ const endpoint = (example: string) =>
 
 const oneOrMore = <T extends z.ZodType>(item: T) =>
   z.union([item, z.array(item).min(1)]).transform((value) => (Array.isArray(value) ? value : [value]) as z.output<T>[]);
-
-/** A secret: the text itself, or the file that holds it. */
-const secret = z.union([z.string().min(1), z.strictObject({ file: z.string().min(1) })]);
 
 const statusRanges = z
   .union([z.string(), z.number(), z.array(z.union([z.string(), z.number()]))])
@@ -255,6 +226,7 @@ export const schema = z.strictObject({
     .describe('Data-plane threads; default: number of cores.'),
   frontends: z.record(name, frontend).default({}),
   backends: z.record(name, backend).default({}),
+  ...routersSchema,
 });
 
 export type Config = z.output<typeof schema> & { journal: { path: string } };

@@ -14,6 +14,8 @@ const MAX_FAILURES_KEPT = 20;
 /** A request without an answer for this long has failed. */
 const REQUEST_TIMEOUT_MS = 5_000;
 
+const isReset = (error: NodeJS.ErrnoException): boolean => error.code === 'ECONNRESET' || error.code === 'EPIPE';
+
 export const startLoad = (url: string, perSecond: number): Load => {
   const agent = new Agent({ keepAlive: true, maxSockets: 64 });
   const pending = new Set<Promise<void>>();
@@ -22,10 +24,8 @@ export const startLoad = (url: string, perSecond: number): Load => {
     load.failed++;
     if (load.failures.length < MAX_FAILURES_KEPT) load.failures.push(reason);
   };
-  const once = (): Promise<void> =>
+  const once = (startedAt = performance.now()): Promise<void> =>
     new Promise((done) => {
-      const startedAt = performance.now();
-      load.requests++;
       const outgoing = request(url, { agent, timeout: REQUEST_TIMEOUT_MS }, (response) => {
         response.resume();
         response.on('end', () => {
@@ -40,6 +40,11 @@ export const startLoad = (url: string, perSecond: number): Load => {
       });
       outgoing.on('timeout', () => outgoing.destroy(new Error('no answer')));
       outgoing.on('error', (error) => {
+        // RFC 9112 section 9.3.1: a kept connection may be closed at any time, and the client asks again on another one.
+        if (outgoing.reusedSocket && isReset(error)) {
+          done(once(startedAt));
+          return;
+        }
         fail(error.message);
         done();
       });
@@ -50,6 +55,7 @@ export const startLoad = (url: string, perSecond: number): Load => {
     // As many as are due by now: a timer that is late makes up for it.
     const due = Math.floor(((performance.now() - beganAt) / 1000) * perSecond);
     while (load.requests < due) {
+      load.requests++;
       const one = once().finally(() => pending.delete(one));
       pending.add(one);
     }

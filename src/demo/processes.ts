@@ -2,6 +2,7 @@
 import { fork } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import type { StateView } from '../api/state.ts';
@@ -9,17 +10,33 @@ import { threadFile } from '../threads.ts';
 
 export type DemoServer = { kind: 'http' | 'tcp'; name: string; port: number; process: ChildProcess | null };
 
+export type DemoNode = {
+  name: string;
+  config: string;
+  journal: string;
+  api: string;
+  process: ChildProcess | null;
+};
+
 export type Demo = {
   folder: string;
-  journal: string;
+  /** On the virtual address, which is held by whichever node is master. */
   url: string;
   tcp: { host: string; port: number };
-  api: string;
   servers: DemoServer[];
-  /** Null until it has been started. */
-  node: ChildProcess | null;
-  state(): Promise<StateView>;
-  command(command: Record<string, unknown>): Promise<void>;
+  nodes: DemoNode[];
+};
+
+export const stateOf = async ({ api }: DemoNode): Promise<StateView> =>
+  (await (await fetch(`${api}/api/state`)).json()) as StateView;
+
+export const command = async ({ api, journal }: DemoNode, body: Record<string, unknown>): Promise<void> => {
+  const token = readFileSync(`${journal}.token`, 'utf8').trim();
+  await fetch(`${api}/api/commands`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  });
 };
 
 export const startServer = async (server: DemoServer): Promise<void> => {
@@ -31,31 +48,33 @@ export const startServer = async (server: DemoServer): Promise<void> => {
   await once(child, 'message');
 };
 
-/** The node itself, as its own process. It leaves when the demo is gone. */
-export const startNode = (config: string): ChildProcess =>
-  fork(threadFile('node', import.meta.url), [config], {
+/** A node as its own process. It leaves when the demo is gone. */
+export const startNode = (node: DemoNode): void => {
+  node.process = fork(threadFile('node', import.meta.url), [node.config], {
     execPath: process.execPath,
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
   });
+};
 
-export const killServer = async (server: DemoServer, signal: NodeJS.Signals): Promise<void> => {
-  const child = server.process;
-  server.process = null;
-  if (!child || child.exitCode !== null) return;
+/** Ends a server or a node, and waits for its end. */
+export const end = async (one: DemoServer | DemoNode, signal: NodeJS.Signals): Promise<void> => {
+  const child = one.process;
+  one.process = null;
+  if (!child || child.exitCode !== null || child.signalCode !== null) return;
   const exited = once(child, 'exit');
   child.kill(signal);
   await exited;
 };
 
 /** The wanted port if it is free, or else one that the kernel gives. */
-export const freePort = (wanted: number): Promise<number> =>
+export const freePort = (wanted: number, host = '127.0.0.1'): Promise<number> =>
   new Promise((done, refuse) => {
     const server = createServer();
     server.once('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EADDRINUSE' && wanted !== 0) done(freePort(0));
+      if (error.code === 'EADDRINUSE' && wanted !== 0) done(freePort(0, host));
       else refuse(error);
     });
-    server.listen({ port: wanted, host: '127.0.0.1', exclusive: true }, () => {
+    server.listen({ port: wanted, host, exclusive: true }, () => {
       const { port } = server.address() as AddressInfo;
       server.close(() => done(port));
     });

@@ -16,7 +16,7 @@ const indented = (lines: string[]): string[] => lines.map((line) => `  ${line}`)
 
 const HEADER = [
   `graph [fontname="${FONT}" fontsize=12 bgcolor="white" pad=0.3 nodesep=0.5 ranksep=0.6 compound=true newrank=true]`,
-  `node [fontname="${FONT}" fontsize=12 shape=box style="rounded,filled" fillcolor="#eef3fb" color="#3b5b8c" margin="0.18,0.1"]`,
+  `node [fontname="${FONT}" fontsize=12 shape=box style="rounded,filled" fillcolor="#eef3fb" color="#3b5b8c" margin="0.25,0.12"]`,
   `edge [fontname="${FONT}" fontsize=10 color="#555555" fontcolor="#333333" arrowsize=0.7]`,
 ];
 
@@ -38,18 +38,26 @@ const machineDot = ({ name, root, transitions }: MachineGraph): string => {
     state.states.forEach(walk);
   };
   walk(root);
-  const edges = transitions.map(({ from, to, label }) => {
+  /** What leaves a state where it is, as UML has it: in the state's own box, and no arrow from it to itself. */
+  const internal = new Map<string, string[]>();
+  const edges = transitions.flatMap(({ from, to, label }) => {
     const source = byId.get(from)!;
     const target = byId.get(to)!;
+    const lines = label.split('\n');
+    if (anchorOf(source) === anchorOf(target)) {
+      const arrow = from === to ? '' : ` → ${target.name}`;
+      internal.set(from, [...(internal.get(from) ?? []), ...lines.map((line) => `${line}${arrow}`)]);
+      return [];
+    }
     const clip = [
       ...(source.states.length > 0 ? [`ltail=${quote(`cluster_${from}`)}`] : []),
       ...(target.states.length > 0 ? [`lhead=${quote(`cluster_${to}`)}`] : []),
     ];
     // An arrow from a box into itself has no border to be clipped at.
-    const inner = isWithin(source, to) || isWithin(target, from);
-    const lines = label.split('\n').map((line) => (isWithin(source, to) ? `from any: ${line}` : line));
-    const attributes = [`label=${quote(`  ${lines.join('  \n  ')}  `)}`, ...(inner ? [] : clip)];
-    return `${quote(anchorOf(source))} -> ${quote(anchorOf(target))} [${attributes.join(' ')}]`;
+    const isInner = isWithin(source, to) || isWithin(target, from);
+    const told = lines.map((line) => (isWithin(source, to) ? `from any: ${line}` : line));
+    const attributes = [`label=${quote(`  ${told.join('  \n  ')}  `)}`, ...(isInner ? [] : clip)];
+    return [`${quote(anchorOf(source))} -> ${quote(anchorOf(target))} [${attributes.join(' ')}]`];
   });
   return [
     `digraph ${quote(name)} {`,
@@ -60,7 +68,7 @@ const machineDot = ({ name, root, transitions }: MachineGraph): string => {
       'fontsize=16',
       // Left to right: between states side by side Graphviz lays labels of both directions over each other.
       'rankdir=LR',
-      ...root.states.flatMap((state) => stateDot(state, root)),
+      ...root.states.flatMap((state) => stateDot(state, root, internal)),
       ...initialDot(root),
       ...edges,
     ]),
@@ -72,19 +80,31 @@ const machineDot = ({ name, root, transitions }: MachineGraph): string => {
 const isWithin = (outer: GraphState, id: string): boolean =>
   outer.states.some((state) => state.id === id || isWithin(state, id));
 
-const stateDot = (state: GraphState, parent: GraphState): string[] => {
+const escapeHtml = (text: string): string =>
+  text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
+
+/** The name, and in smaller letters what is answered on the spot. */
+const labelOf = (state: GraphState, internal: Map<string, string[]>): string => {
+  const lines = internal.get(state.id);
+  if (!lines) return quote(state.name);
+  // Room for viewers whose letters are wider than those that Graphviz measures.
+  const small = lines.map((line) => `&#160;&#160;${escapeHtml(line)}&#160;&#160;&#160;&#160;`).join('<br/>');
+  return `<${escapeHtml(state.name)}<br/><font point-size="9" color="#555555">${small}</font>>`;
+};
+
+const stateDot = (state: GraphState, parent: GraphState, internal: Map<string, string[]>): string[] => {
   if (state.states.length === 0) {
     const isInitial = parent.initial === state.id;
-    return [`${quote(state.id)} [label=${quote(state.name)}${isInitial ? ' penwidth=2' : ''}]`];
+    return [`${quote(state.id)} [label=${labelOf(state, internal)}${isInitial ? ' penwidth=2' : ''}]`];
   }
   const border = parent.parallel ? 'style="rounded,dashed"' : 'style="rounded"';
   return [
     `subgraph ${quote(`cluster_${state.id}`)} {`,
     ...indented([
-      `label=${quote(state.name)}`,
+      `label=${labelOf(state, internal)}`,
       border,
       'color="#8aa0c0"',
-      ...state.states.flatMap((child) => stateDot(child, state)),
+      ...state.states.flatMap((child) => stateDot(child, state, internal)),
       // Deeper down the thick border alone tells the initial state: a dot there would pull it to the first rank.
       ...(parent.parallel ? initialDot(state) : []),
     ]),
@@ -131,6 +151,10 @@ const FILL: Record<SystemNode['kind'], string> = {
   frontend: '#eef3fb',
   pool: '#e8f5ec',
   server: '#f5f5f5',
+  router: '#f3e8fb',
+  address: '#fdf3dc',
+  tracker: '#fde8e8',
+  syncGroup: '#ffffff',
 };
 
 export const drawSystem = ({ name, nodes, edges }: SystemGraph): Drawing => ({

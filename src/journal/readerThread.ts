@@ -7,7 +7,9 @@ import type { RowFilter } from './reader.ts';
 import type { ReaderRequest, ReaderAnswer } from './queries.ts';
 import { viewOf } from './view.ts';
 import type { RecordView } from './view.ts';
+import { takeUsualPriority } from '../threads.ts';
 
+takeUsualPriority();
 const port = parentPort;
 assert(port, 'the journal reader runs as a worker thread');
 const { path } = workerData as { path: string };

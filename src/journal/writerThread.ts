@@ -8,6 +8,7 @@ import { codeOf, messageOf, UnderstudyError } from '../errors.ts';
 import { JournalStore } from './store.ts';
 import type { CheckpointPart, Retention } from './store.ts';
 import { unpackRows } from './record.ts';
+import { takeUsualPriority } from '../threads.ts';
 
 export type WriterData = { path: string; retention: Retention };
 
@@ -27,6 +28,7 @@ export type FromWriter =
 /** Retention is looked at this often; a purge then goes on in chunks between the commits. */
 const PURGE_EVERY_MS = 60_000;
 
+takeUsualPriority();
 const port = parentPort;
 assert(port, 'the journal writer runs as a worker thread');
 const say = (message: FromWriter) => port.postMessage(message);

@@ -21,6 +21,8 @@ const IDEMPOTENT = new Set(['GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS', 'TRACE'])
 /** Input kept from a client whose request can't be passed on yet; then it is paused. */
 const MAX_PENDING_BYTES = 64 * 1024;
 const EMPTY = Buffer.alloc(0);
+/** A client that has connected just before its listener is drained gets this long for its request. */
+const FIRST_REQUEST_MS = 1_000;
 
 const statusCounter = (status: number) =>
   `status${Math.min(5, Math.max(1, Math.floor(status / 100)))}xx` as 'status2xx';
@@ -45,6 +47,7 @@ class HttpClient implements ClientSession {
   #headTimer: NodeJS.Timeout | null = null;
   #paused = false;
   #draining = false;
+  #hasAnswered = false;
   #ended = false;
   #closing = false;
   /** An upgraded connection: what goes over it is not ours any more. */
@@ -85,8 +88,11 @@ class HttpClient implements ClientSession {
 
   drain(): void {
     this.#draining = true;
+    if (this.#exchange || this.#input.length > 0 || this.#detached || this.#closing) return;
+    // A client that has just connected is about to ask, and may not try again; one whose connection was kept does.
+    if (!this.#hasAnswered) this.socket.setTimeout(FIRST_REQUEST_MS);
     // A request that crosses our end of the connection must not be carried out, as its answer could not be sent.
-    if (!this.#exchange && this.#input.length === 0 && !this.#detached && !this.#closing) this.answerWith(EMPTY);
+    else this.answerWith(EMPTY);
   }
 
   destroy(): void {
@@ -125,6 +131,7 @@ class HttpClient implements ClientSession {
   /** The exchange has sent its answer and read its request to the end. */
   finished(keepAlive: boolean): void {
     this.#exchange = null;
+    this.#hasAnswered = true;
     if (!keepAlive || this.#draining) {
       this.answerWith(EMPTY);
       return;

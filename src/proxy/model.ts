@@ -27,8 +27,15 @@ export type FrontendModel = {
   timeouts: { client: number; httpRequest: number; keepAlive: number };
 };
 
-/** `certificates` are PEM texts, each a chain and its key. */
-export type ListenerModel = { id: string; frontend: string; address: Endpoint; certificates: string[] | null };
+export type ListenerModel = {
+  id: string;
+  frontend: string;
+  address: Endpoint;
+  /** PEM texts, each a chain and its key. */
+  certificates: string[] | null;
+  /** A virtual address: it is bound also while it is not here, so that nothing has to be opened at a takeover. */
+  freeBind: boolean;
+};
 
 export type Model = { frontends: FrontendModel[]; backends: BackendModel[] };
 

@@ -10,6 +10,7 @@ import type { SecureContext, Server as TlsServer } from 'node:tls';
 import { parentPort, workerData } from 'node:worker_threads';
 import { X509Certificate } from 'node:crypto';
 import { codeOf, messageOf } from '../errors.ts';
+import { freeBind } from '../net/freeBind.ts';
 import { Backend } from './backend.ts';
 import { Counters } from './counters.ts';
 import type { WorkerMemory } from './counters.ts';
@@ -18,12 +19,14 @@ import type { ClientSession, ClientSocket, Engine, Frontend } from './engine.ts'
 import { serveHttp } from './httpEngine.ts';
 import type { FromWorker, ListenerModel, Model, ToWorker } from './model.ts';
 import { serveTcp } from './tcpEngine.ts';
+import { takeUsualPriority } from '../threads.ts';
 
 /** Connections that the kernel may hold for us while we are busy; it caps the number at net.core.somaxconn. */
 const BACKLOG = 4096;
 /** A connection that is not yet a session counts nowhere and is drained by nobody: it must not take long. */
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 
+takeUsualPriority();
 const port = parentPort;
 assert(port, 'a proxy worker runs as a worker thread');
 const say = (message: FromWorker) => port.postMessage(message);
@@ -135,9 +138,8 @@ const listen = (model: ListenerModel): void => {
     });
     listeners.set(id, listener);
     const host = address.host === '*' ? {} : { host: address.host };
-    server.listen({ port: address.port, ...host, backlog: BACKLOG, reusePort: true }, () =>
-      say({ kind: 'listening', id, port: portOf(server, model) }),
-    );
+    const where = model.freeBind ? { fd: freeBind(address) } : { port: address.port, ...host, reusePort: true };
+    server.listen({ ...where, backlog: BACKLOG }, () => say({ kind: 'listening', id, port: portOf(server, model) }));
   } catch (error) {
     say({ kind: 'listenFailed', id, code: codeOf(error), message: messageOf(error) });
   }

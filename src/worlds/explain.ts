@@ -3,398 +3,89 @@
  * chain begins where the actor last was in a settled state.
  */
 import { ACTOR_STARTED } from '../../actors/system.ts';
+import { UnderstudyError } from '../errors.ts';
 import type { JournalReader } from '../journal/reader.ts';
 import { decodedSteps } from '../journal/reader.ts';
-import type { Step } from '../journal/record.ts';
-import { UnderstudyError } from '../errors.ts';
-import { formatClock, formatDateTime, formatSpan } from '../time.ts';
+import { formatDateTime, formatSpan } from '../time.ts';
+import { poolSentence, publishText } from './explainPool.ts';
+import { explainRouter } from './explainRouter.ts';
+import { explainAddress, explainSyncGroup, explainTracker } from './explainRouterParts.ts';
+import { explainServer } from './explainServer.ts';
+import { causeRemarks, genericSentence, nameOf } from './explanation.ts';
+import type { Explanation, Seen } from './explanation.ts';
 
-export type Explanation = {
-  actor: string;
-  state: string;
-  sinceUs: number;
-  atUs: number;
-  headline: string;
-  /** One a line, oldest first; `seq` is the record that says so. */
-  sentences: { timeUs: number; seq: number; text: string }[];
-  /** What has been seen since, and what it did to others. */
-  remarks: string[];
-};
+export type { Explanation } from './explanation.ts';
 
-type Seen = { step: Step; before: string | null };
-
-/** Records after a transition among which its consequences are looked for. */
-const CONSEQUENCE_WINDOW = 200;
+/** Changes of state shown for actors that have no longer chains of their own. */
+const GENERIC_CHAIN = 8;
 
 /** @throws UnderstudyError RECORD_NOT_FOUND, RECORD_UNREADABLE */
 export const explain = (reader: JournalReader, actor: string, atUs?: number): Explanation => {
-  const seen = seenBy(reader, actor, atUs);
-  const config = configAt(reader, atUs);
-  if (seen.length === 0) {
-    const known = [...new Set([...reader.rows({ type: ACTOR_STARTED })].map((row) => row.actor))];
-    const shown = known.filter((id) => !id.startsWith('checker/')).slice(0, 20);
-    throw new UnderstudyError(
-      'RECORD_NOT_FOUND',
-      `the journal has no actor ${actor}${atUs === undefined ? '' : ` before ${formatDateTime(atUs)}`}; it has ${shown.join(', ') || 'none'}`,
-    );
-  }
   const until = atUs ?? reader.lastTimeUs();
-  const last = seen.at(-1)!;
-  const kind = actor.slice(0, actor.includes('/') ? actor.indexOf('/') : undefined);
-  if (kind === 'server') return explainServer(reader, actor, seen, until, config);
+  const explanation = explainKind(reader, actor, until);
+  if (explanation) return explanation;
+  const known = [...new Set([...reader.rows({ type: ACTOR_STARTED })].map((row) => row.actor))];
+  const shown = known.filter((id) => !id.startsWith('checker/')).slice(0, 20);
+  throw new UnderstudyError(
+    'RECORD_NOT_FOUND',
+    `the journal has no actor ${actor}${atUs === undefined ? '' : ` before ${formatDateTime(atUs)}`}; it has ${shown.join(', ') || 'none'}`,
+  );
+};
+
+const explainKind = (reader: JournalReader, actor: string, atUs: number): Explanation | null => {
+  switch (actor.slice(0, actor.indexOf('/'))) {
+    case 'router':
+      return explainRouter(reader, actor, atUs);
+    case 'address':
+      return explainAddress(reader, actor, atUs);
+    case 'tracker':
+      return explainTracker(reader, actor, atUs);
+    case 'group':
+      return explainSyncGroup(reader, actor, atUs);
+  }
+  const seen = seenBy(reader, actor, atUs);
+  if (seen.length === 0) return null;
+  if (actor.startsWith('server/')) return explainServer(reader, actor, seen, atUs, configAt(reader, atUs));
+  return explainPlainly(reader, actor, seen, atUs);
+};
+
+const explainPlainly = (reader: JournalReader, actor: string, seen: Seen[], atUs: number): Explanation => {
+  const isPool = actor.startsWith('pool/');
   // What a pool publishes is news even where its state keeps its name.
   const changes = seen.filter(({ step, before }) => before !== step.state || publishText(step) !== null);
   const chain = changes.slice(-GENERIC_CHAIN);
-  const newest = chain.at(-1) ?? last;
+  const newest = chain.at(-1) ?? seen.at(-1)!;
   return {
     actor,
     state: newest.step.state,
     sinceUs: newest.step.wallUs,
-    atUs: until,
-    headline: `${nameOf(actor)} is ${newest.step.state} since ${formatDateTime(newest.step.wallUs)} (${formatSpan(until - newest.step.wallUs)}).`,
+    atUs,
+    headline: `${nameOf(actor)} is ${newest.step.state} since ${formatDateTime(newest.step.wallUs)} (${formatSpan(atUs - newest.step.wallUs)}).`,
     sentences: chain.map(({ step, before }) => ({
       timeUs: step.wallUs,
       seq: step.seq,
-      text: kind === 'pool' ? poolSentence(step, before) : genericSentence(step, before),
+      text: isPool ? poolSentence(step, before) : genericSentence(step, before),
     })),
     remarks: causeRemarks(reader, newest.step),
   };
 };
 
 /** The actor's own events in order, each with the state before it: the recorded one, nothing is decided anew. */
-const seenBy = (reader: JournalReader, actor: string, atUs: number | undefined): Seen[] => {
+const seenBy = (reader: JournalReader, actor: string, atUs: number): Seen[] => {
   const seen: Seen[] = [];
   let before: string | null = null;
   for (const step of reader.steps({ actor })) {
-    if (atUs !== undefined && step.wallUs > atUs) break;
+    if (step.wallUs > atUs) break;
     seen.push({ step, before: step.event.type === ACTOR_STARTED ? null : before });
     before = step.state;
   }
   return seen;
 };
 
-const configAt = (reader: JournalReader, atUs: number | undefined): Record<string, unknown> => {
-  for (const row of reader.rows({ actor: 'node', newestFirst: true, ...(atUs === undefined ? {} : { until: atUs }) })) {
+const configAt = (reader: JournalReader, until: number): Record<string, unknown> => {
+  for (const row of reader.rows({ actor: 'node', newestFirst: true, until })) {
     if (row.type !== 'node.started' && row.type !== 'node.configured') continue;
     return (decodedSteps(row)[0]!.event['config'] ?? {}) as Record<string, unknown>;
   }
   return {};
-};
-
-/** Changes of state shown for actors that have no longer chains of their own. */
-const GENERIC_CHAIN = 8;
-
-const nameOf = (actor: string): string => {
-  const [kind, ...rest] = actor.split('/');
-  const names: Record<string, string> = {
-    server: 'Server',
-    pool: 'Pool',
-    checker: 'The checker of',
-    listener: 'Listener',
-    worker: 'Worker',
-    journal: 'The journal',
-  };
-  return `${names[kind ?? ''] ?? kind} ${rest.join('/')}`.trim();
-};
-
-type ServerState = { health: string; admin: string; warmth: string };
-
-const partsOf = (state: string): ServerState => {
-  const [health = '', admin = '', warmth = ''] = state.split(',');
-  return { health, admin, warmth };
-};
-
-const isSettled = (health: string): boolean => health === 'up' || health === 'down' || health === 'unchecked';
-
-const explainServer = (
-  reader: JournalReader,
-  actor: string,
-  seen: Seen[],
-  atUs: number,
-  config: Record<string, unknown>,
-): Explanation => {
-  const [, pool = '', server = ''] = actor.split('/');
-  const changes = seen.filter(({ step, before }) => before !== step.state || isCount(step, before));
-  const now = partsOf((seen.at(-1) ?? changes.at(-1)!).step.state);
-  const known = { ...thresholdsOf(seen), address: addressOf(config, pool, server), hurries: hurries(config, pool) };
-  const chain = chainOf(changes, now);
-  const sentences: Explanation['sentences'] = [];
-  const settled = settledSentence(seen, chain[0]!);
-  if (settled) sentences.push(settled);
-  let count = 0;
-  for (const { step, before } of chain) {
-    const from = before === null ? null : partsOf(before);
-    const to = partsOf(step.state);
-    if (from === null || (isSettled(from.health) && from.health !== to.health)) count = 0;
-    if (step.event.type.startsWith('check.')) count++;
-    const at = { timeUs: step.wallUs, seq: step.seq };
-    sentences.push({ ...at, text: serverSentence(step, from, to, count, known) });
-    for (const text of consequences(reader, step)) sentences.push({ ...at, text });
-  }
-  const healthSince = lastChangeOf(changes, 'health');
-  const adminSince = lastChangeOf(changes, 'admin');
-  const since = now.admin === 'maintenance' ? adminSince : healthSince;
-  return {
-    actor,
-    state: seen.at(-1)!.step.state,
-    sinceUs: since,
-    atUs,
-    headline: headlineOf(`${pool}/${server} (${known.address})`, now, { healthSince, adminSince, atUs }),
-    sentences,
-    remarks: sinceThen(seen, chain.at(-1)!, atUs),
-  };
-};
-
-const headlineOf = (
-  name: string,
-  now: ServerState,
-  { healthSince, adminSince, atUs }: { healthSince: number; adminSince: number; atUs: number },
-): string => {
-  const since = (us: number) => `since ${formatDateTime(us)} (${formatSpan(atUs - us)})`;
-  if (now.admin === 'maintenance') return `Server ${name} is in MAINTENANCE ${since(adminSince)}.`;
-  const slow = now.warmth === 'warming' ? ', in slow start,' : '';
-  const drained = now.admin === 'drain' ? ` It is drained ${since(adminSince)}.` : '';
-  return `Server ${name} is ${word(now.health)}${slow} ${since(healthSince)}.${drained}`;
-};
-
-/** When a region entered its present state, µs since 1970. */
-const lastChangeOf = (changes: Seen[], region: keyof ServerState): number =>
-  changes.findLast(({ step, before }) => before === null || partsOf(before)[region] !== partsOf(step.state)[region])
-    ?.step.wallUs ?? 0;
-
-/** Where it stood before the chain began, and for how many checks. */
-const settledSentence = (seen: Seen[], start: Seen): Explanation['sentences'][number] | null => {
-  if (start.before === null) return null;
-  const { health } = partsOf(start.before);
-  const index = seen.indexOf(start);
-  const entered = seen
-    .slice(0, index)
-    .findLast(
-      ({ step, before }) =>
-        partsOf(step.state).health === health && (before === null || partsOf(before).health !== health),
-    );
-  if (!entered || (health !== 'up' && health !== 'down')) return null;
-  const outcome = health === 'up' ? 'passed' : 'failed';
-  const checks = seen
-    .slice(seen.indexOf(entered) + 1, index)
-    .filter(({ step }) => step.event.type === `check.${outcome}`).length;
-  const stood = health === 'up' ? 'It came UP.' : 'It was marked DOWN.';
-  const text =
-    checks === 0 ? stood : `${stood} Then ${checks === 1 ? 'one check' : `${checks} checks in a row`} ${outcome}.`;
-  return { timeUs: entered.step.wallUs, seq: entered.step.seq, text };
-};
-
-/** Whether a server in doubt is checked more often than others. */
-const hurries = (config: Record<string, unknown>, pool: string): boolean => {
-  type Check = { interval: number; fastInterval?: number };
-  const backends = config['backends'] as Record<string, { check: Check | false }> | undefined;
-  const check = backends?.[pool]?.check;
-  return check ? (check.fastInterval ?? check.interval) < check.interval : false;
-};
-
-/** Going down 1 of 3, 2 of 3: the state keeps its name but the count moves. */
-const isCount = (step: Step, before: string | null): boolean => {
-  if (before === null) return true;
-  const { health } = partsOf(step.state);
-  return (
-    (health === 'goingDown' && step.event.type === 'check.failed') ||
-    (health === 'goingUp' && step.event.type === 'check.passed')
-  );
-};
-
-/**
- * Back from the present to where it left the last settled state of health, or to the start or the operator's word that
- * made it unchecked. What an operator wants now is part of it, however long ago it was said.
- */
-const chainOf = (changes: Seen[], now: ServerState): Seen[] => {
-  let begin = changes.length - 1;
-  // Slow start and operators' steps don't explain health: go back to the last change of health first.
-  while (begin > 0 && !changesHealth(changes[begin]!)) begin--;
-  while (begin > 0) {
-    const { before } = changes[begin]!;
-    if (before === null || partsOf(before).health === 'up' || partsOf(before).health === 'down') break;
-    begin--;
-  }
-  const chain = changes.slice(begin);
-  if (now.admin === 'ready' || chain.some(changesAdmin)) return chain;
-  const said = changes.findLast(changesAdmin);
-  return said ? [said, ...chain] : chain;
-};
-
-const changesAdmin = ({ step, before }: Seen): boolean =>
-  before !== null && partsOf(before).admin !== partsOf(step.state).admin;
-
-const changesHealth = ({ step, before }: Seen): boolean =>
-  before === null || partsOf(before).health !== partsOf(step.state).health || isCount(step, before);
-
-const thresholdsOf = (seen: Seen[]): { fall: number; rise: number } => {
-  for (const { step } of seen.toReversed()) {
-    const input = step.event['input'] as { settings?: { fall: number; rise: number } } | undefined;
-    const settings = (step.event['settings'] as { fall: number; rise: number } | undefined) ?? input?.settings;
-    if (settings) return { fall: settings.fall, rise: settings.rise };
-  }
-  return { fall: 0, rise: 0 };
-};
-
-const addressOf = (config: Record<string, unknown>, pool: string, server: string): string => {
-  type Endpoint = { host: string; port: number };
-  const backends = config['backends'] as Record<string, { servers: { name: string; address: Endpoint }[] }> | undefined;
-  const address = backends?.[pool]?.servers.find(({ name }) => name === server)?.address;
-  return address ? `${address.host}:${address.port}` : 'address not known';
-};
-
-const WORDS: Record<string, string> = {
-  up: 'UP',
-  down: 'DOWN',
-  goingDown: 'UP, but going down',
-  goingUp: 'DOWN, but going up',
-  unchecked: 'not checked yet',
-};
-const word = (health: string): string => WORDS[health] ?? health;
-
-const checkText = (step: Step): string => {
-  const { code, message, durationMs } = step.event as unknown as { code: string; message: string; durationMs: number };
-  const detail = message === '' ? code : `${message} (${code})`;
-  return `${detail} after ${durationMs} ms`;
-};
-
-const serverSentence = (
-  step: Step,
-  from: ServerState | null,
-  to: ServerState,
-  count: number,
-  known: { fall: number; rise: number; hurries: boolean },
-): string => {
-  const { event } = step;
-  switch (event.type) {
-    case 'actor.started': {
-      const hint = (event['input'] as { hint?: string } | undefined)?.hint;
-      return `The node started with it${hint === undefined ? '' : `; it had been ${hint.toUpperCase()} when the node last ran`}. Its first check runs at once.`;
-    }
-    case 'check.failed': {
-      const text = `Check failed: ${checkText(step)}.`;
-      if (to.health === 'down') {
-        if (from?.health === 'unchecked') return `${text} It was the first check, which decides alone: marked DOWN.`;
-        if (from?.health === 'goingUp') return `${text} It had begun to come back; DOWN again.`;
-        return `${text} Failure ${count} of ${known.fall}: marked DOWN.`;
-      }
-      return `${text} Failure ${count} of the ${known.fall} in a row that mark it down${known.hurries && count === 1 ? '; it is checked more often from now' : ''}.`;
-    }
-    case 'check.passed': {
-      const text = `Check passed: ${checkText(step)}.`;
-      if (to.health === 'up') {
-        if (from?.health === 'unchecked') return `${text} It was the first check, which decides alone: UP.`;
-        if (from?.health === 'goingDown') return `${text} The failures before it are forgotten: UP.`;
-        return `${text} Success ${count} of ${known.rise}: back UP${to.warmth === 'warming' ? ', with its weight growing slowly' : ''}.`;
-      }
-      return `${text} Success ${count} of the ${known.rise} in a row that bring it back.`;
-    }
-    case 'operator.drain':
-      return `${operator(event)} to drain: it takes no new traffic, what it has goes on.`;
-    case 'operator.maintenance':
-      return `${operator(event)} to maintenance: no traffic and no checks.`;
-    case 'operator.ready':
-      return from?.admin === 'maintenance'
-        ? `${operator(event)} to ready: checks begin again.`
-        : `${operator(event)} to ready.`;
-    case 'operator.weight':
-      return `${operator(event)} to weight ${String(event['weight'])}.`;
-    case 'settings.changed':
-      return 'A reload changed its settings.';
-    default:
-      if (event.type.startsWith('xstate.after.slowStartStep')) {
-        return to.warmth === 'warm'
-          ? 'Slow start ended: it carries its full weight.'
-          : 'Slow start: its weight grew a step.';
-      }
-      return genericSentence(step, null);
-  }
-};
-
-const operator = (event: Record<string, unknown>): string =>
-  event['restored'] === true
-    ? 'As an operator had wanted before the node started again, it was set'
-    : event['configured'] === true
-      ? 'The configuration set it'
-      : 'An operator set it';
-
-/** What the pool did because of this. */
-const consequences = (reader: JournalReader, cause: Step): string[] => {
-  const texts: string[] = [];
-  for (const row of reader.rows({
-    fromSeq: cause.seq + 1,
-    throughSeq: cause.seq + CONSEQUENCE_WINDOW,
-    actor: 'pool/*',
-  })) {
-    if (row.cause !== cause.seq) continue;
-    for (const step of decodedSteps(row)) {
-      const text = publishText(step);
-      if (text !== null) texts.push(`→ ${text}`);
-    }
-  }
-  return texts;
-};
-
-const publishText = (step: Step): string | null => {
-  const publish = step.effects.find(({ type }) => type === 'publish');
-  if (!publish) return null;
-  const { pool, mode, weights } = publish.params as { pool: string; mode: string; weights: Record<string, number> };
-  const out = Object.keys(weights).filter((name) => weights[name] === 0);
-  const into = Object.keys(weights).filter((name) => weights[name]! > 0);
-  const parts = [
-    ...(out.length > 0 ? [`${out.join(', ')} ${out.length === 1 ? 'takes' : 'take'} no new traffic`] : []),
-    ...(into.length > 0 ? [`${into.join(', ')} ${into.length === 1 ? 'takes' : 'take'} traffic`] : []),
-  ];
-  const modes: Record<string, string> = {
-    serving: '',
-    onBackups: ' It runs on its backups.',
-    exhausted: ' No server is left: clients get 503.',
-  };
-  return `Pool ${pool}: ${parts.join('; ') || 'nothing changes'}.${modes[mode] ?? ''}`;
-};
-
-const poolSentence = (step: Step, before: string | null): string => {
-  const { event } = step;
-  const server = typeof event['server'] === 'string' ? event['server'] : '';
-  const what: Record<string, string> = {
-    'server.joined': `${server} joined`,
-    'server.left': `${server} was removed`,
-    'server.health': `${server} became ${String(event['health'])}`,
-    'server.admin': `${server} was set to ${String(event['admin'])}`,
-    'server.weight': `${server} got weight ${String(event['weight'])}`,
-    'server.share': `${server} carries ${String(event['share'])} % of its weight`,
-  };
-  const cause = what[event.type] ?? event.type;
-  const publish = publishText(step);
-  if (before === null) return `The node started with it, ${step.state}.`;
-  const change = before === step.state ? '' : `: ${before} → ${step.state}`;
-  return `${cause}${change}.${publish === null ? '' : ` ${publish}`}`;
-};
-
-const genericSentence = (step: Step, before: string | null): string => {
-  const { type, input: _input, machine: _machine, ...payload } = step.event;
-  const details = Object.entries(payload)
-    .filter(([, value]) => typeof value !== 'object')
-    .map(([key, value]) => `${key} ${String(value)}`)
-    .join(', ');
-  const name = type.startsWith('xstate.after.') ? `after ${type.split('.')[2]}` : type;
-  return `${name}${details === '' ? '' : ` (${details})`}: ${before === null ? step.state : `${before} → ${step.state}`}.`;
-};
-
-const causeRemarks = (reader: JournalReader, step: Step): string[] => {
-  if (step.cause === null) return [];
-  const row = reader.row(step.cause);
-  if (!row) return [];
-  return [`Cause: record ${row.seq}, ${row.actor} ${row.type} at ${formatClock(row.time)}.`];
-};
-
-const sinceThen = (seen: Seen[], lastChange: Seen, atUs: number): string[] => {
-  const later = seen.slice(seen.indexOf(lastChange) + 1).filter(({ step }) => step.event.type.startsWith('check.'));
-  const newest = later.at(-1);
-  if (!newest) return [];
-  const verb = newest.step.event.type === 'check.passed' ? 'passed' : 'failed';
-  const times = later.length === 1 ? 'check' : 'checks';
-  return [
-    `Since then ${later.length} more ${times} ${verb}, the last ${formatSpan(atUs - newest.step.wallUs)} before ${formatClock(atUs)}: ${checkText(newest.step)}.`,
-  ];
 };

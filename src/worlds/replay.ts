@@ -176,7 +176,12 @@ export class Replay {
     }
     const state = stateOf(decision.snapshot);
     const before = actor?.state ?? null;
-    const routine = actor !== undefined && actor.snapshot.hasTag('routine') && decision.snapshot.hasTag('routine');
+    // As the actor system has it: going round in a routine with an unchanged context.
+    const routine =
+      actor !== undefined &&
+      actor.snapshot.context === decision.snapshot.context &&
+      actor.snapshot.hasTag('routine') &&
+      decision.snapshot.hasTag('routine');
     const changed = before !== state && !routine;
     this.actors.set(step.actor, {
       id: step.actor,

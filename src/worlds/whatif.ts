@@ -4,7 +4,7 @@
  *
  * A probe is an input that the configuration itself asks for: with another interval it would have been sent at other
  * moments. So a checker that starts a probe in this world is answered with what the recorded probe nearest to that
- * moment saw. Under an unchanged configuration that is the very probe that was recorded.
+ * moment saw. Under an unchanged configuration that is the very probe that was recorded. Routers: see whatifRouters.ts.
  */
 import { healthCheckerHands } from '../../actors/healthChecker.ts';
 import type { ProbeAnswer } from '../../actors/healthChecker.ts';
@@ -15,25 +15,61 @@ import { machines } from '../../machines/index.ts';
 import type { Config } from '../config/schema.ts';
 import type { JournalReader } from '../journal/reader.ts';
 import type { Step } from '../journal/record.ts';
-import { actorsOf, serverId } from '../wiring.ts';
+import type { RouterContext } from '../../machines/vrrpRouter.ts';
+import { phaseOf } from '../vrrp/reasons.ts';
+import { actorsOf, holdersOf, serverId } from '../wiring.ts';
+import { nearestObservation } from './observations.ts';
+import type { Observed } from './observations.ts';
 import { Replay } from './replay.ts';
+import { realMastership, WhatIfRouters } from './whatifRouters.ts';
+import type { RealMastership } from './whatifRouters.ts';
 
 export type WhatIfTransition = { timeUs: number; actor: string; state: string; event: string };
 
 export type WhatIf = {
   fromUs: number;
   untilUs: number;
-  /** What really happened, and what would have: transitions of servers, pools, listeners and workers. */
+  /** What really happened, and what would have: transitions of all but checkers and the journal. */
   real: WhatIfTransition[];
   would: WhatIfTransition[];
-  /** Servers of the new configuration of which the journal has no probe. */
+  /** Servers, trackers and routers of the new configuration of which the journal has seen nothing. */
   unobserved: string[];
+  /** What peers are taken to have done that the journal can't tell, in sentences. */
+  assumed: string[];
 };
-
-type Observation = { monoUs: number; answer: ProbeAnswer };
 
 /** Actors whose transitions are compared; a checker's own rounds are nobody's question. */
 const isCompared = (actor: string): boolean => !actor.startsWith('checker/') && actor !== 'journal' && actor !== 'node';
+
+/** What belongs to routers is compared by what it is to others: `backup.deciding` is BACKUP. */
+const shownState = (actor: string, state: string): string => {
+  if (actor.startsWith('router/')) return state === 'initialize.stopped' ? 'stopped' : phaseOf(state);
+  return actor.startsWith('address/') && state === 'announcing' ? 'held' : state;
+};
+
+const isOfRouters = (actor: string): boolean => /^(router|address|tracker|group)\//.test(actor);
+
+/** Keeps what was shown last of each actor, as routine steps of these have names of their own. */
+class Shown {
+  #last = new Map<string, string>();
+
+  /** The state to be shown, null when it is none or the same as before. */
+  take(actor: string, state: string, isChange: boolean): string | null {
+    if (!isCompared(actor)) return null;
+    if (!isOfRouters(actor)) return isChange ? state : null;
+    // A tracker that stops with its node has seen nothing.
+    if (state === 'stopped') return null;
+    const shown = shownState(actor, state);
+    const isNews = this.#last.get(actor) !== shown;
+    this.#last.set(actor, shown);
+    return isNews ? shown : null;
+  }
+
+  /** Another run of the node: everything starts again. */
+  clear(): void {
+    this.#last.clear();
+  }
+}
 
 /** Inputs that the world makes itself: actors start as the new configuration has it, probes are answered when asked. */
 const NOT_REPLAYED = new Set<string>([
@@ -45,35 +81,48 @@ const NOT_REPLAYED = new Set<string>([
   'probe.failed',
 ]);
 
+type Epoch = { steps: Step[]; real: Map<string, RealMastership[]> };
+
 /** @throws UnderstudyError RECORD_UNREADABLE */
 export const whatIf = (reader: JournalReader, config: Config): WhatIf => {
-  const result: WhatIf = { fromUs: 0, untilUs: 0, real: [], would: [], unobserved: [] };
+  const result: WhatIf = { fromUs: 0, untilUs: 0, real: [], would: [], unobserved: [], assumed: [] };
   const replay = new Replay(reader);
-  let epoch: Step[] = [];
+  const shown = new Shown();
+  let epoch: Epoch = { steps: [], real: new Map() };
   let epochNumber = -1;
   const playEpoch = () => {
-    if (epoch.length === 0) return;
-    playOne(epoch, config, result);
-    epoch = [];
+    if (epoch.steps.length > 0) playOne(epoch, config, result);
+    epoch = { steps: [], real: new Map() };
+    shown.clear();
   };
   for (const { step, changed } of replay.run()) {
     if (step.epoch !== epochNumber) playEpoch();
     epochNumber = step.epoch;
-    epoch.push(step);
+    epoch.steps.push(step);
     if (result.fromUs === 0) result.fromUs = step.wallUs;
     result.untilUs = Math.max(result.untilUs, step.wallUs);
-    const isStart = step.event.type === ACTOR_STARTED;
-    if ((changed || isStart) && isCompared(step.actor)) {
-      result.real.push({ timeUs: step.wallUs, actor: step.actor, state: step.state, event: step.event.type });
-    }
+    const { actor, event, state, wallUs } = step;
+    const news = shown.take(actor, state, changed || event.type === ACTOR_STARTED);
+    if (news !== null) result.real.push({ timeUs: wallUs, actor, state: news, event: event.type });
+    if (actor.startsWith('router/')) noteMastership(epoch, step, replay);
   }
   playEpoch();
   result.unobserved = [...new Set(result.unobserved)];
+  result.assumed = [...new Set(result.assumed)];
   result.real.sort((a, b) => a.timeUs - b.timeUs);
   return result;
 };
 
-const playOne = (steps: Step[], config: Config, result: WhatIf): void => {
+const noteMastership = ({ real }: Epoch, { actor, monoUs }: Step, replay: Replay): void => {
+  const replayed = replay.actors.get(actor);
+  if (!replayed) return;
+  const now = realMastership(monoUs, replayed.state, replayed.snapshot.context as RouterContext);
+  const list = real.get(actor);
+  if (!list) real.set(actor, [now]);
+  else if (list.at(-1)!.priority !== now.priority) list.push(now);
+};
+
+const playOne = ({ steps, real }: Epoch, config: Config, result: WhatIf): void => {
   // Runs are written when they end: by time the steps of different actors interleave as they happened.
   const ordered = steps.toSorted((a, b) => a.monoUs - b.monoUs || a.seq - b.seq);
   const first = ordered[0]!;
@@ -87,7 +136,18 @@ const playOne = (steps: Step[], config: Config, result: WhatIf): void => {
     const index = owed.findIndex((other) => other.monoUs > monoUs);
     owed.splice(index === -1 ? owed.length : index, 0, { monoUs, deliver });
   };
-  const system = new ActorSystem({
+  const routers = new WhatIfRouters({
+    config,
+    recordedConfig: recordedConfigOf(ordered),
+    clock,
+    steps: ordered,
+    real,
+    system: () => system,
+    owe,
+    unobserved: (actor) => result.unobserved.push(actor),
+    assumed: (text) => result.assumed.push(text),
+  });
+  const system: ActorSystem = new ActorSystem({
     clock,
     random: seededRandom(1),
     recorder: { append: () => ({ seq: null }) },
@@ -108,10 +168,12 @@ const playOne = (steps: Step[], config: Config, result: WhatIf): void => {
       // What the journal has no answer for would have gone well.
       listener: {
         openListener: (_: never, actor) => {
-          if (!heardOf.has(actor.id)) owe(clock.monoUs(), () => actor.send({ type: 'listener.opened' }));
+          if (routers.answersListener(actor.id, 'open') || heardOf.has(actor.id)) return;
+          owe(clock.monoUs(), () => actor.send({ type: 'listener.opened' }));
         },
         drainListener: (_: never, actor) => {
-          if (!heardOf.has(actor.id)) owe(clock.monoUs(), () => actor.send({ type: 'listener.drained' }));
+          if (routers.answersListener(actor.id, 'drained') || heardOf.has(actor.id)) return;
+          owe(clock.monoUs(), () => actor.send({ type: 'listener.drained' }));
         },
       },
       proxyWorker: {
@@ -119,14 +181,17 @@ const playOne = (steps: Step[], config: Config, result: WhatIf): void => {
           if (!heardOf.has(actor.id)) owe(clock.monoUs(), () => actor.send({ type: 'worker.ready' }));
         },
       },
+      ...routers.hands,
     },
     onFault: ({ error }) => {
       throw error;
     },
   });
+  const shown = new Shown();
   system.onTransition((actor, entry) => {
-    if (!isCompared(actor.id)) return;
-    result.would.push({ timeUs: entry.wallUs, actor: actor.id, state: actor.state, event: entry.event.type });
+    const news = shown.take(actor.id, actor.state, true);
+    if (news !== null)
+      result.would.push({ timeUs: entry.wallUs, actor: actor.id, state: news, event: entry.event.type });
   });
 
   const hints = new Map(
@@ -134,24 +199,28 @@ const playOne = (steps: Step[], config: Config, result: WhatIf): void => {
       .filter(({ event }) => event.type === ACTOR_STARTED)
       .map(({ actor, event }) => [actor, hintOf(event['input'])]),
   );
+  const holders = holdersOf(config);
   for (const spec of actorsOf(config)) {
     const hint = hints.get(spec.id);
     system.start(spec.id, spec.machine, hint === undefined ? spec.input : { ...spec.input, hint });
-    if (spec.machine === 'listener') system.send(spec.id, { type: 'listener.open' });
+    if (spec.machine === 'listener' && !holders.has(spec.id)) system.send(spec.id, { type: 'listener.open' });
   }
   for (const [pool, { servers }] of Object.entries(config.backends)) {
     for (const { name, disabled } of servers) {
       if (disabled) system.send(serverId(pool, name), { type: 'operator.maintenance' });
     }
   }
-  const inputs = ordered.filter(
-    ({ origin, event, actor }) =>
+  const inputs = ordered.filter((step) => {
+    const { origin, event, actor } = step;
+    return (
       origin === 'input' &&
       !NOT_REPLAYED.has(event.type) &&
       event.type !== 'listener.open' &&
       event['configured'] !== true &&
-      system.has(actor),
-  );
+      system.has(actor) &&
+      routers.takes(step)
+    );
+  });
   let nextInput = 0;
   for (;;) {
     const input = inputs[nextInput];
@@ -165,15 +234,19 @@ const playOne = (steps: Step[], config: Config, result: WhatIf): void => {
     if (owed[0] && owed[0].monoUs <= nextUs) owed.shift()!.deliver();
     else if (input && input.monoUs <= nextUs) {
       nextInput++;
-      system.deliver(input.actor, input.event, 'input');
+      system.deliver(input.actor, routers.asRead(input), 'input');
     } else system.fireDue();
   }
 };
 
 const hintOf = (input: unknown): 'up' | 'down' | undefined => (input as { hint?: 'up' | 'down' } | null)?.hint;
 
-const observationsOf = (steps: Step[]): Map<string, Observation[]> => {
-  const observations = new Map<string, Observation[]>();
+/** What the journal says that was configured; secrets are not in it. */
+const recordedConfigOf = (steps: Step[]): Config | null =>
+  (steps.find(({ event }) => event.type === 'node.started')?.event['config'] as Config | undefined) ?? null;
+
+const observationsOf = (steps: Step[]): Map<string, Observed<ProbeAnswer>[]> => {
+  const observations = new Map<string, Observed<ProbeAnswer>[]>();
   for (const { actor, event, monoUs } of steps) {
     if (event.type !== 'probe.passed' && event.type !== 'probe.failed') continue;
     const { code, message, durationMs } = event as unknown as ProbeAnswer;
@@ -185,41 +258,19 @@ const observationsOf = (steps: Step[]): Map<string, Observation[]> => {
 };
 
 /** What a probe started now would have seen, and when it would have ended. */
-const answerTo = (observations: Observation[], nowUs: number, timeoutMs: number): Observation | null => {
-  const nextIndex = firstAfter(observations, nowUs);
-  const next = observations[nextIndex];
-  const previous = observations[nextIndex - 1];
-  const seen = nearest(previous, next, nowUs, timeoutMs);
-  if (!seen) return null;
-  const { answer } = seen;
+const answerTo = (
+  observations: Observed<ProbeAnswer>[],
+  nowUs: number,
+  timeoutMs: number,
+): Observed<ProbeAnswer> | null => {
+  const found = nearestObservation(observations, nowUs, timeoutMs);
+  if (!found) return null;
+  const { answer } = found.seen;
   if (answer.durationMs > timeoutMs) {
     const code = answer.code.replace(/(OK|CON|RSP|STS|ERR|TOUT)$/, 'TOUT');
     const message = `it took ${answer.durationMs} ms; ${timeoutMs} ms are allowed`;
     return { monoUs: nowUs + timeoutMs * 1000, answer: { ok: false, code, message, durationMs: timeoutMs } };
   }
-  if (seen === next && next.monoUs - nowUs <= timeoutMs * 1000) return next;
+  if (found.isSame) return found.seen;
   return { monoUs: nowUs + Math.round(answer.durationMs * 1000), answer };
-};
-
-const nearest = (
-  previous: Observation | undefined,
-  next: Observation | undefined,
-  nowUs: number,
-  timeoutMs: number,
-): Observation | null => {
-  if (!previous || !next) return next ?? previous ?? null;
-  // One that ended within the timeout from now may well have been this very probe.
-  if (next.monoUs - nowUs <= timeoutMs * 1000) return next;
-  return next.monoUs - nowUs < nowUs - previous.monoUs ? next : previous;
-};
-
-const firstAfter = (observations: Observation[], nowUs: number): number => {
-  let low = 0;
-  let high = observations.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (observations[middle]!.monoUs > nowUs) high = middle;
-    else low = middle + 1;
-  }
-  return low;
 };

@@ -179,6 +179,17 @@ const defaultInput: RouterInput = {
   },
 };
 
+/** What a router that has begun anew knows of masters, and of its own waiting for one. */
+const NOTHING_HEARD = {
+  master: null,
+  lower: null,
+  masterLeft: false,
+  delayPassed: false,
+  preemptDelayRuns: false,
+  graceGiven: false,
+  looked: null,
+} satisfies Partial<RouterContext>;
+
 export type PriorityPart = { tracker: string; change: number; message: string };
 
 /** The configured priority and what each tracker makes of it. */
@@ -482,26 +493,9 @@ export const vrrpRouter = base
           enqueue.assign({ differences: ({ context: now }) => ({ ...now.differences, [source]: differences }) });
         }
       }),
-      forgetMaster: base.assign({
-        master: null,
-        lower: null,
-        masterLeft: false,
-        delayPassed: false,
-        preemptDelayRuns: false,
-        graceGiven: false,
-        looked: null,
-      }),
+      forgetMaster: base.assign(NOTHING_HEARD),
       /** On becoming master it counts by its own interval again (RFC 9568 section 6.4.2). */
-      becomeMaster: base.assign({
-        master: null,
-        lower: null,
-        masterLeft: false,
-        delayPassed: false,
-        preemptDelayRuns: false,
-        graceGiven: false,
-        looked: null,
-        handingOver: false,
-      }),
+      becomeMaster: base.assign({ ...NOTHING_HEARD, handingOver: false }),
       restartMasterDown: base.raise({ type: 'masterDown.expired' }, { id: 'masterDown', delay: 'masterDown' }),
       restartSkew: base.raise({ type: 'masterDown.expired' }, { id: 'masterDown', delay: 'skew' }),
       restartAdvert: base.raise({ type: 'advert.due' }, { id: 'advert', delay: 'advert' }),
@@ -624,13 +618,7 @@ export const vrrpRouter = base
         intent: 'none',
         address: '',
         addressKey: '',
-        master: null,
-        lower: null,
-        masterLeft: false,
-        delayPassed: false,
-        preemptDelayRuns: false,
-        graceGiven: false,
-        looked: null,
+        ...NOTHING_HEARD,
         handingOver: false,
         conflicts: {},
         differences: {},

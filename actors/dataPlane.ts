@@ -1,10 +1,11 @@
 /** The hands of those machines that act on the data plane: pool, backendServer, listener, proxyWorker. */
-import type { PoolMode } from '../machines/pool.ts';
+import type { PoolMode, Publication } from '../machines/pool.ts';
 import type { Hands } from './system.ts';
 
 /** Port: the data plane. Its answers come as events, sent to the actor by whoever hears them. */
 export type DataPlanePort = {
-  publish(pool: string, mode: PoolMode, weights: Record<string, number>): void;
+  /** `draining`, where it has changed: the servers that serve only clients who are bound to them. */
+  publish(pool: string, mode: PoolMode, weights: Record<string, number>, draining?: string[]): void;
   shutdownSessions(pool: string, server: string): void;
   openListener(id: string): void;
   drainListener(id: string): void;
@@ -19,8 +20,7 @@ const indexOf = (worker: string): number => Number(worker.slice(worker.indexOf('
 
 export const dataPlaneHands = (port: DataPlanePort): Record<string, Hands> => ({
   pool: {
-    publish: ({ pool, mode, weights }: { pool: string; mode: PoolMode; weights: Record<string, number> }) =>
-      port.publish(pool, mode, weights),
+    publish: ({ pool, mode, weights, draining }: Publication) => port.publish(pool, mode, weights, draining),
   },
   backendServer: {
     shutdownSessions: ({ pool, server }: { pool: string; server: string }) => port.shutdownSessions(pool, server),

@@ -7,8 +7,11 @@ export type WirePort = {
   open(router: string): void;
   /** A periodic one that comes too late is not sent, but reported as `advert.overslept`. */
   sendAdvert(router: string, priority: number, periodic: boolean, copies: number): void;
-  /** Delivers what has arrived meanwhile. Time since the last accepted advert in ms, null when there was none. */
-  look(router: string): { silentMs: number | null };
+  /**
+   * Delivers what has arrived meanwhile, then answers with the time since the last accepted advert in ms, null when
+   * there was none. No answer when it found out that adverts don't pass: that is reported.
+   */
+  look(router: string, answer: (silentMs: number | null) => void): void;
   close(router: string): void;
 };
 
@@ -33,8 +36,7 @@ export const vrrpRouterHands = (wire: WirePort, notify: NotifyPort, timerLateMs:
   look: (_: never, actor) => {
     // Of the timer that asked for this look: what the look delivers may set and fire others.
     const lateMs = timerLateMs();
-    const { silentMs } = wire.look(actor.id);
-    actor.send({ type: 'looked', lateMs, silentMs } as { type: string });
+    wire.look(actor.id, (silentMs) => actor.send({ type: 'looked', lateMs, silentMs } as { type: string }));
   },
   notify: ({ state, priority, reason }: { state: RouterState; priority: number; reason: Reason }, { id }) =>
     notify({ kind: 'INSTANCE', subject: id, state, priority, reason, router: null }),

@@ -3,9 +3,11 @@
  * weight does it carry while it warms up. Three parallel regions that know nothing of each other but two internal
  * events, `health.rose` and `health.fell`.
  */
-import { assign, enqueueActions, not, raise, setup, stateIn } from 'xstate';
+import { and, assign, enqueueActions, not, or, raise, setup, stateIn } from 'xstate';
 import type { Pace } from './healthChecker.ts';
+import { failuresAfter, riseAndFall } from './riseAndFall.ts';
 import type { Tell } from './tell.ts';
+import type { FailureKind, OnError, Suspicion } from './trafficObserver.ts';
 
 export type Initially = 'up' | 'down' | 'unchecked';
 
@@ -24,6 +26,10 @@ export type ServerSettings = {
   slowStartMs: number;
   /** Close the sessions of a server that is marked down, instead of letting them end by themselves. */
   shutdownSessions: boolean;
+  /** Its live traffic is observed too. */
+  observed?: boolean;
+  /** Its health is the verdict of the cluster's nodes: their quorum stands where its checker stands. */
+  shared?: boolean;
 };
 
 export type BackendServerInput = {
@@ -43,9 +49,33 @@ export type BackendServerContext = BackendServerInput & {
   share: number;
 };
 
+/** So many errors in a row of live traffic that something is to be done about them; the last one is told. */
+export type TrafficFailed = {
+  type: 'traffic.failed';
+  onError: OnError;
+  errors: number;
+  kind: FailureKind | null;
+  detail: string;
+};
+
+/** The pool lets it be ejected: `ejected` of its `of` servers are now, `allowed` may be. */
+export type EjectionBegan = {
+  type: 'ejection.began';
+  durationMs: number;
+  /** How many ejections this one's length counts. */
+  ejections: number;
+  why: Suspicion;
+  ejected: number;
+  allowed: number;
+  of: number;
+};
+
 export type BackendServerEvent =
   | { type: 'check.passed'; code: string; message: string; durationMs: number }
   | { type: 'check.failed'; code: string; message: string; durationMs: number }
+  | TrafficFailed
+  | EjectionBegan
+  | { type: 'ejection.ended' }
   | { type: 'operator.ready' }
   | { type: 'operator.drain' }
   | { type: 'operator.maintenance' }
@@ -82,7 +112,12 @@ const toPool = (context: BackendServerContext, event: { type: string } & Record<
 });
 
 const toChecker = (context: BackendServerContext, event: { type: string } & Record<string, unknown>): Tell => ({
-  to: `checker/${context.pool}/${context.name}`,
+  to: `${context.settings.shared ? 'quorum' : 'checker'}/${context.pool}/${context.name}`,
+  event,
+});
+
+const toObserver = (context: BackendServerContext, event: { type: string }): Tell => ({
+  to: `observer/${context.pool}/${context.name}`,
   event,
 });
 
@@ -128,17 +163,15 @@ export const backendServer = setup({
           ? context.weight
           : event.settings.weight,
     }),
-    countOne: assign({ count: 1 }),
-    countMore: assign({ count: ({ context }) => context.count + 1 }),
+    countOne: assign({ count: ({ context, event }) => failuresAfter({ ...context, count: 0 }, event) }),
+    countMore: assign({ count: ({ context, event }) => failuresAfter(context, event) }),
   },
   guards: {
-    firstIsEnoughToFall: ({ context }) => context.settings.fall <= 1,
-    firstIsEnoughToRise: ({ context }) => context.settings.rise <= 1,
-    isLastOfFall: ({ context }) => context.count + 1 >= context.settings.fall,
-    isLastOfRise: ({ context }) => context.count + 1 >= context.settings.rise,
+    ...riseAndFall,
     isUnchecked: ({ context }) => !context.settings.checked,
     losesCheck: ({ context, event }) =>
       event.type === 'settings.changed' && context.settings.checked && !event.settings.checked,
+    mayWork: or([stateIn({ health: 'up' }), stateIn({ health: 'goingDown' }), 'isUnchecked']),
     startsSlowly: ({ context }) => context.settings.slowStartMs > 0,
     hasFurtherSteps: ({ context }) => context.share + SHARE_STEP < 100,
     checkWasAddedOrRemoved: ({ context, event }) =>
@@ -170,6 +203,21 @@ export const backendServer = setup({
     },
     'settings.changed': {
       actions: [
+        // Whoever tells of its health from now on doesn't know how it stands.
+        enqueueActions(({ check, context, event, enqueue }) => {
+          const { settings } = event;
+          if (!settings.checked || settings.shared === context.settings.shared) return;
+          const next = { ...context, settings };
+          const isAway = check(stateIn({ admin: 'maintenance' }));
+          enqueue({ type: 'tell', params: toChecker(next, { type: isAway ? 'checker.pause' : 'checker.resume' }) });
+          if (isAway) return;
+          const pace = check(stateIn({ health: 'up' }))
+            ? 'normal'
+            : check(stateIn({ health: 'down' }))
+              ? 'down'
+              : 'fast';
+          enqueue({ type: 'tell', params: paceOf(next, pace, event) });
+        }),
         'takeSettings',
         {
           type: 'tell',
@@ -215,6 +263,8 @@ export const backendServer = setup({
             // One check decides: nothing is known that it could contradict.
             'check.passed': { target: 'up' },
             'check.failed': { target: 'down' },
+            // Its first check is under way, or it has none.
+            'traffic.failed': {},
           },
         },
         up: {
@@ -228,6 +278,7 @@ export const backendServer = setup({
           on: {
             'check.passed': {},
             'check.failed': [{ guard: 'firstIsEnoughToFall', target: 'down' }, { target: 'goingDown' }],
+            'traffic.failed': [{ guard: 'trafficMarksDown', target: 'down' }, { target: 'goingDown' }],
           },
         },
         goingDown: {
@@ -235,6 +286,11 @@ export const backendServer = setup({
           on: {
             'check.passed': { target: 'up' },
             'check.failed': [{ guard: 'isLastOfFall', target: 'down' }, { actions: 'countMore' }],
+            'traffic.failed': [
+              { guard: 'onlyHurries' },
+              { guard: 'trafficMarksDown', target: 'down' },
+              { actions: 'countMore' },
+            ],
           },
         },
         down: {
@@ -251,6 +307,8 @@ export const backendServer = setup({
           ],
           on: {
             'check.failed': {},
+            // Of connections that it had before.
+            'traffic.failed': {},
             'check.passed': [{ guard: 'firstIsEnoughToRise', target: 'up' }, { target: 'goingUp' }],
           },
         },
@@ -258,6 +316,7 @@ export const backendServer = setup({
           entry: ['countOne', { type: 'tell', params: ({ context, event }) => paceOf(context, 'fast', event) }],
           on: {
             'check.failed': { target: 'down' },
+            'traffic.failed': [{ guard: 'onlyHurries' }, { target: 'down' }],
             'check.passed': [{ guard: 'isLastOfRise', target: 'up' }, { actions: 'countMore' }],
           },
         },
@@ -290,6 +349,8 @@ export const backendServer = setup({
             enqueueActions(({ context, enqueue }) => {
               if (context.settings.checked)
                 enqueue({ type: 'tell', params: toChecker(context, { type: 'checker.pause' }) });
+              if (context.settings.observed)
+                enqueue({ type: 'tell', params: toObserver(context, { type: 'observer.forget' }) });
             }),
           ],
           exit: enqueueActions(({ context, enqueue }) => {
@@ -324,6 +385,11 @@ export const backendServer = setup({
               { guard: 'startsSlowly', target: 'warming', actions: assign({ share: 0 }) },
               { target: 'warm' },
             ],
+            // One that is down by now stays cold until it rises.
+            'ejection.ended': [
+              { guard: and(['mayWork', 'startsSlowly']), target: 'warming', actions: assign({ share: 0 }) },
+              { guard: 'mayWork', target: 'warm' },
+            ],
           },
         },
         warming: {
@@ -331,7 +397,13 @@ export const backendServer = setup({
             assign({ share: ({ context }) => context.share + SHARE_STEP }),
             { type: 'tell', params: ({ context }) => shareOf(context) },
           ],
-          on: { 'health.fell': { target: 'cold' }, 'operator.maintenance': { target: 'cold' } },
+          on: {
+            'health.fell': { target: 'cold' },
+            'operator.maintenance': { target: 'cold' },
+            'ejection.began': { target: 'cold' },
+            // It rose while it was ejected, and has had no traffic to warm it.
+            'ejection.ended': { target: 'warming', reenter: true, actions: assign({ share: 0 }) },
+          },
           after: {
             slowStartStep: [{ guard: 'hasFurtherSteps', target: 'warming', reenter: true }, { target: 'warm' }],
           },
@@ -343,7 +415,12 @@ export const backendServer = setup({
               if (!isStart(event)) enqueue({ type: 'tell', params: shareOf(context) });
             }),
           ],
-          on: { 'health.fell': { target: 'cold' }, 'operator.maintenance': { target: 'cold' } },
+          on: {
+            'health.fell': { target: 'cold' },
+            'operator.maintenance': { target: 'cold' },
+            'ejection.began': { target: 'cold' },
+            'ejection.ended': [{ guard: 'startsSlowly', target: 'warming', actions: assign({ share: 0 }) }],
+          },
         },
       },
     },

@@ -20,6 +20,8 @@ export type CheckerSettings = {
   timeoutMs: number;
   /** Share of the interval (0–0.5) by which checkers differ, so that nodes and servers don't probe in step. */
   jitter: number;
+  /** Its results go to the quorum of the cluster's nodes, instead of to the server. */
+  shared?: boolean;
 };
 
 export type HealthCheckerInput = {
@@ -66,7 +68,7 @@ const intervalOf = (context: HealthCheckerContext, pace: Pace): number => {
 };
 
 const result = (context: HealthCheckerContext, event: HealthCheckerEvent): Tell => ({
-  to: `server/${context.pool}/${context.server}`,
+  to: `${context.settings.shared ? 'quorum' : 'server'}/${context.pool}/${context.server}`,
   event: { ...event, type: event.type === 'probe.passed' ? 'check.passed' : 'check.failed' },
 });
 
@@ -124,6 +126,7 @@ export const healthChecker = setup({
       on: {
         'period.elapsed': { target: 'probing' },
         'checker.pause': { target: 'paused' },
+        'checker.resume': {},
         // The pace that it has already changes nothing, least of all the wait before the first probe.
         'pace.changed': [
           { guard: 'isPace' },
@@ -153,6 +156,7 @@ export const healthChecker = setup({
       ],
       on: {
         'checker.pause': { target: 'paused', actions: 'abortProbe' },
+        'checker.resume': {},
         'settings.changed': {
           actions: [
             assign({ settings: ({ event }) => event.settings }),
@@ -199,7 +203,7 @@ export const healthChecker = setup({
     },
     paused: {
       entry: cancel('period'),
-      on: { 'checker.resume': { target: 'probing' } },
+      on: { 'checker.pause': {}, 'checker.resume': { target: 'probing' } },
     },
   },
 });

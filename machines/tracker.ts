@@ -1,5 +1,6 @@
 /**
- * Something that a router's priority or fitness depends on: an interface, a script, a process, a file, a pool. It is
+ * Something that a router's priority or fitness depends on: an interface, a script, a process, a file, a pool, the node's
+ * own sight of its servers. It is
  * told what was seen, and decides with rise and fall (keepalived's) whether that counts.
  *
  * Some things are looked at (`intervalMs` > 0): it asks, is answered, and asks again. Others tell by themselves.
@@ -7,11 +8,11 @@
 import { assign, setup } from 'xstate';
 import type { Tell } from './tell.ts';
 
-export type TrackerKind = 'interface' | 'script' | 'process' | 'file' | 'pool';
+export type TrackerKind = 'interface' | 'script' | 'process' | 'file' | 'pool' | 'sight';
 
 export type TrackerSettings = {
   kind: TrackerKind;
-  /** Of a pool: its actor. */
+  /** Of a pool and of the sight: the actor that is asked. */
   subject: string;
   /** From the end of one look to the start of the next; 0: it is not looked at, it tells by itself. */
   intervalMs: number;
@@ -73,8 +74,8 @@ export const tracker = base
     actions: {
       look: base.enqueueActions(({ context, enqueue }) => {
         const { kind, subject } = context.settings;
-        if (kind === 'pool') {
-          const event = { type: 'pool.asked', tracker: context.id } as Tell['event'];
+        if (kind === 'pool' || kind === 'sight') {
+          const event = { type: `${kind}.asked`, tracker: context.id } as Tell['event'];
           enqueue({ type: 'tell', params: { to: subject, event } });
         } else enqueue({ type: 'observe', params: { kind } });
       }),

@@ -23,6 +23,11 @@ const CONFLICT_MIN_MS = 5_000;
  * loses packets, neighbours would go on sending here for as long as they remember.
  */
 const LAST_COPIES = 3;
+/**
+ * Adverts over NATS only: after a loss, others may need this long to be joined again, the master among them. Nobody
+ * counts its silence before.
+ */
+const BUS_SETTLE_MS = 3_000;
 /** Peers whose differing configuration is remembered; more on one link are noise, and memory must stay bounded. */
 const MAX_CONFLICTS = 8;
 
@@ -53,6 +58,11 @@ export type RouterSettings = {
   track: readonly Track[];
   /** Actor of the sync group that it belongs to. */
   group: string | null;
+  /**
+   * Adverts over NATS only, and absent otherwise: what a master does that is cut off from NATS. It may keep its addresses,
+   * as it can't know whether anybody else could have them; a router that is not master is in FAULT then, either way.
+   */
+  onBusLoss?: 'keep' | 'release';
 };
 
 /** keepalived's words for the state, in notify scripts and pipes. */
@@ -99,8 +109,8 @@ export type RouterContext = RouterInput & {
   /** Tracker → what it last told; one that has told nothing yet counts as up, as keepalived has it. */
   tracked: Readonly<Record<string, { up: boolean; value: number | null; message: string }>>;
   /**
-   * What keeps it from taking part: `interface`, trackers without weight, addresses, `group`, `startDelay`. In words, or
-   * null while it is only not known yet: that keeps a router in `initialize`, and puts none into `fault`.
+   * What keeps it from taking part: `interface`, `bus`, trackers without weight, addresses, `group`, `startDelay`. In
+   * words, or null while it is only not known yet: that keeps a router in `initialize`, and puts none into `fault`.
    */
   faults: Readonly<Record<string, string | null>>;
   intent: 'none' | 'demoted' | 'promoted';
@@ -132,6 +142,11 @@ export type RouterContext = RouterInput & {
 export type RouterEvent =
   | { type: 'interface.up'; address: string; key: string }
   | { type: 'interface.down'; code: string; message: string }
+  /** Adverts over NATS only: they pass, or don't. */
+  | { type: 'bus.joined' }
+  | { type: 'bus.lost'; code: string; message: string }
+  /** It has been joined again for so long that a master, if there is one, is too. */
+  | { type: 'bus.settled' }
   | {
       type: 'advert.received';
       priority: number;
@@ -249,6 +264,13 @@ const faultsAfter = (context: RouterContext, event: RouterEvent): RouterContext[
       return without(faults, 'interface');
     case 'interface.down':
       return { ...faults, interface: event.message };
+    case 'bus.joined':
+      // At the start; after a loss it waits until it has settled.
+      return faults['bus'] === null ? without(faults, 'bus') : faults;
+    case 'bus.lost':
+      return { ...faults, bus: event.message };
+    case 'bus.settled':
+      return without(faults, 'bus');
     case 'startDelay.elapsed':
       return without(faults, 'startDelay');
     case 'address.failed':
@@ -273,8 +295,13 @@ const isHindered = (faults: RouterContext['faults']): boolean => Object.keys(fau
 
 const isFaulty = (faults: RouterContext['faults']): boolean => Object.values(faults).some((fault) => fault !== null);
 
+/** The faults that a master gives way for. */
+const mastersFaults = ({ faults, settings }: RouterContext): RouterContext['faults'] =>
+  settings.onBusLoss === 'keep' ? without(faults, 'bus') : faults;
+
 const faultsAtStart = ({ settings }: RouterInput): RouterContext['faults'] => ({
   interface: null,
+  ...(settings.onBusLoss === undefined ? {} : { bus: null }),
   ...(settings.group === null ? {} : { group: null }),
   ...(settings.startDelayMs > 0 ? { startDelay: null } : {}),
 });
@@ -296,6 +323,7 @@ const waitDifference = (before: RouterContext, after: RouterContext): number => 
 
 /** The only state in which the master-down timer runs. */
 const isListening = stateIn('#vrrpRouter.backup.listening');
+const isMaster = stateIn('#vrrpRouter.master');
 
 /** What follows from other priorities and intervals for a running master-down timer. */
 const timerMoves = (before: RouterContext, after: RouterContext) => {
@@ -304,10 +332,10 @@ const timerMoves = (before: RouterContext, after: RouterContext) => {
 };
 
 /** What follows from other faults for the sync group. */
-const groupNews = (before: RouterContext, after: RouterContext) => {
+const groupNews = (before: RouterContext, after: RouterContext, faultsOf = ({ faults }: RouterContext) => faults) => {
   const { group } = after.settings;
-  const faulty = isHindered(after.faults);
-  if (group === null || isHindered(before.faults) === faulty) return [];
+  const faulty = isHindered(faultsOf(after));
+  if (group === null || isHindered(faultsOf(before)) === faulty) return [];
   const event = { type: 'member.faults', router: idOf(after), faulty } as Tell['event'];
   return [{ type: 'tell' as const, params: { to: group, event } }];
 };
@@ -382,6 +410,8 @@ const base = setup({
   guards: {
     isReady: ({ context }) => isEmpty(context.faults),
     isFaulty: ({ context }) => isFaulty(context.faults),
+    mustGiveWay: ({ context }) => isFaulty(mastersFaults(context)),
+    busWasLost: ({ context }) => typeof context.faults['bus'] === 'string',
     isOwner: ({ context }) => isOwner(context),
     isGrouped: ({ context }) => context.settings.group !== null,
     isReadyOwner: ({ context }) => isEmpty(context.faults) && isOwner(context),
@@ -413,6 +443,7 @@ const base = setup({
     skew: ({ context }) => skewMs(context.settings, effectivePriority(context), intervalOf(context)),
     preemptDelay: ({ context }) => context.settings.preemptDelayMs,
     startDelay: ({ context }) => context.settings.startDelayMs,
+    busSettle: () => BUS_SETTLE_MS,
     conflict: ({ context }) => Math.max(CONFLICT_MIN_MS, CONFLICT_INTERVALS * context.settings.advertMs),
   },
 });
@@ -457,7 +488,23 @@ export const vrrpRouter = base
         enqueue.assign(change);
         const after = { ...context, ...change };
         if (check(isListening)) for (const effect of timerMoves(context, after)) enqueue(effect);
-        for (const effect of groupNews(context, after)) enqueue(effect);
+        for (const effect of groupNews(context, after, check(isMaster) ? mastersFaults : undefined)) enqueue(effect);
+      }),
+      awaitSettledBus: base.enqueueActions(({ context, enqueue }) => {
+        const bus = `NATS is back for less than ${BUS_SETTLE_MS / 1000} s: a master may not be joined again yet`;
+        enqueue.assign({ faults: { ...context.faults, bus } });
+        enqueue.raise({ type: 'bus.settled' }, { id: 'busSettle', delay: 'busSettle' });
+      }),
+      /** A master that was cut off and kept its addresses is heard again. */
+      rejoinBus: base.enqueueActions(({ context, enqueue }) => {
+        enqueue.assign({ faults: without(context.faults, 'bus') });
+      }),
+      /** What it needn't give way for as master keeps it from being anything else: its sync group learns of it now. */
+      admitBusLoss: base.enqueueActions(({ context, enqueue }) => {
+        const { group } = context.settings;
+        if (group === null || isHindered(mastersFaults(context)) || !isHindered(context.faults)) return;
+        const event = { type: 'member.faults', router: idOf(context), faulty: true } as Tell['event'];
+        enqueue({ type: 'tell', params: { to: group, event } });
       }),
       /** Learns the master of an accepted advert; touches nothing when it is the one that is known (steady). */
       learnMaster: base.enqueueActions(({ context, event, enqueue }) => {
@@ -603,7 +650,7 @@ export const vrrpRouter = base
         const after = { ...context, settings, tracked, faults };
         enqueue.assign({ settings, tracked, faults });
         if (check(isListening)) for (const effect of timerMoves(context, after)) enqueue(effect);
-        for (const effect of groupNews(context, after)) enqueue(effect);
+        for (const effect of groupNews(context, after, check(isMaster) ? mastersFaults : undefined)) enqueue(effect);
       }),
     },
   })
@@ -630,6 +677,9 @@ export const vrrpRouter = base
     on: {
       'interface.up': { actions: 'judge' },
       'interface.down': { actions: 'judge' },
+      'bus.joined': [{ guard: 'busWasLost', actions: 'awaitSettledBus' }, { actions: 'judge' }],
+      'bus.lost': { actions: [base.cancel('busSettle'), 'judge'] },
+      'bus.settled': { actions: 'judge' },
       'tracker.changed': { actions: 'judge' },
       'address.failed': { actions: 'judge' },
       'address.cleared': { actions: 'judge' },
@@ -688,6 +738,9 @@ export const vrrpRouter = base
               'router.stop': {},
               'interface.up': {},
               'interface.down': {},
+              'bus.joined': {},
+              'bus.lost': {},
+              'bus.settled': {},
               'tracker.changed': {},
               'address.failed': {},
               'address.cleared': {},
@@ -786,13 +839,15 @@ export const vrrpRouter = base
         tags: 'routine',
         // RFC 9568 section 6.4.2: the advert first, then the addresses, and they announce themselves.
         entry: ['becomeMaster', 'advertise', 'acquireAddresses', 'restartAdvert', tellState('MASTER')],
-        exit: base.cancel('advert'),
+        exit: [base.cancel('advert'), 'admitBusLoss'],
         always: {
-          guard: 'isFaulty',
+          guard: 'mustGiveWay',
           target: 'fault',
           actions: ['sayGoodbye', 'releaseAddresses', because('fault')],
         },
         on: {
+          // At once: whoever has become master meanwhile is to know.
+          'bus.joined': { guard: 'busWasLost', actions: ['rejoinBus', 'advertise', 'restartAdvert'] },
           'advert.due': { actions: ['advertisePeriodically', 'restartAdvert'] },
           'advert.received': [
             // RFC 9568 section 6.4.3. Another master that leaves may have left neighbours pointing at it.

@@ -11,10 +11,18 @@ export type ErrorCode =
   | 'JOURNAL_UNREADABLE'
   | 'JOURNAL_TOO_NEW'
   | 'JOURNAL_IN_USE'
+  | 'JOURNAL_FORKED'
   | 'RECORD_UNREADABLE'
   | 'RECORD_NOT_FOUND'
   | 'NODE_UNREACHABLE'
   | 'NODE_REFUSED'
+  | 'NATS_UNREACHABLE'
+  | 'NATS_REFUSED'
+  | 'NATS_NO_JETSTREAM'
+  | 'NATS_STREAM_DIFFERS'
+  | 'NATS_STREAM_REFUSED'
+  | 'NATS_TIMEOUT'
+  | 'NATS_OFFLINE'
   | 'USAGE';
 
 const EXIT_STATUS: Record<ErrorCode, 1 | 2 | 3> = {
@@ -26,12 +34,22 @@ const EXIT_STATUS: Record<ErrorCode, 1 | 2 | 3> = {
   JOURNAL_UNREADABLE: 3,
   JOURNAL_TOO_NEW: 3,
   JOURNAL_IN_USE: 3,
+  JOURNAL_FORKED: 3,
   RECORD_UNREADABLE: 1,
   RECORD_NOT_FOUND: 1,
   NODE_UNREACHABLE: 3,
   NODE_REFUSED: 1,
+  NATS_UNREACHABLE: 3,
+  NATS_REFUSED: 3,
+  NATS_NO_JETSTREAM: 3,
+  NATS_STREAM_DIFFERS: 3,
+  NATS_STREAM_REFUSED: 3,
+  NATS_TIMEOUT: 3,
+  NATS_OFFLINE: 3,
   USAGE: 2,
 };
+
+export const isErrorCode = (code: string): code is ErrorCode => Object.hasOwn(EXIT_STATUS, code);
 
 export class UnderstudyError extends Error {
   readonly code: ErrorCode;

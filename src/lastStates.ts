@@ -1,6 +1,7 @@
 /** What a node's own journal says when it starts: what operators wanted of servers and routers, and who was healthy. */
 import { existsSync } from 'node:fs';
 import type { BackendServerContext } from '../machines/backendServer.ts';
+import type { CommandDeskContext } from '../machines/commandDesk.ts';
 import type { RouterContext } from '../machines/vrrpRouter.ts';
 import { decodedSteps, JournalReader } from './journal/reader.ts';
 import { serverId } from './wiring.ts';
@@ -18,11 +19,16 @@ export type LastServerState = {
 export type RouterIntent = RouterContext['intent'];
 
 /** By actor id. */
-export type LastStates = { servers: Map<string, LastServerState>; routers: Map<string, RouterIntent> };
+export type LastStates = {
+  servers: Map<string, LastServerState>;
+  routers: Map<string, RouterIntent>;
+  /** What it knew of the cluster's commands; null when it had no cluster. */
+  desk: CommandDeskContext | null;
+};
 
 /** Throws what reading an unusable journal throws; an empty or missing one says nothing. */
 export const lastStates = (path: string): LastStates => {
-  const states: LastStates = { servers: new Map(), routers: new Map() };
+  const states: LastStates = { servers: new Map(), routers: new Map(), desk: null };
   if (!existsSync(path)) return states;
   const reader = new JournalReader(path);
   try {
@@ -33,6 +39,7 @@ export const lastStates = (path: string): LastStates => {
     for (const actor of replay.actors.values()) {
       if (actor.machine === 'vrrpRouter')
         states.routers.set(actor.id, (actor.snapshot.context as RouterContext).intent);
+      if (actor.machine === 'commandDesk') states.desk = actor.snapshot.context as CommandDeskContext;
       if (actor.machine !== 'backendServer') continue;
       const value = actor.snapshot.value as { health: string; admin: LastServerState['admin'] };
       const context = actor.snapshot.context as BackendServerContext;

@@ -1,5 +1,5 @@
 /** One node: the whole wiring. Configuration in, traffic served, everything recorded. */
-import { mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Logger } from 'pino';
 import { dataPlaneHands } from '../actors/dataPlane.ts';
@@ -12,11 +12,16 @@ import type { BackendServerContext } from '../machines/backendServer.ts';
 import type { RouterContext } from '../machines/vrrpRouter.ts';
 import { machines } from '../machines/index.ts';
 import { OWNER_PRIORITY } from '../machines/vrrpRouter.ts';
+import { NatsBus } from './bus/natsBus.ts';
+import { subjectsOf } from './bus/subjects.ts';
 import { startProbe } from './checks/probe.ts';
 import type { ProbeResult, ProbeTarget } from './checks/outcome.ts';
 import { SystemClock } from './clock.ts';
+import { Cluster } from './cluster/cluster.ts';
 import type { CheckConfig, Config } from './config/schema.ts';
-import { formatEndpoint } from './config/units.ts';
+import type { ConfigSource } from './config/source.ts';
+import type { Endpoint } from './config/units.ts';
+import { DataPlaneModels, listenersOf } from './dataPlaneWiring.ts';
 import { messageOf, UnderstudyError } from './errors.ts';
 import { hashOf, machineHashes, recordableConfig } from './fingerprint.ts';
 import { Journal } from './journal/journal.ts';
@@ -24,14 +29,15 @@ import { lastStates, wordFor } from './lastStates.ts';
 import type { LastServerState, LastStates, RouterIntent } from './lastStates.ts';
 import { Lateness } from './lateness.ts';
 import { assertBindable } from './net/bindable.ts';
+import { AccessLogWriter } from './proxy/accessLogWriter.ts';
 import { DataPlane } from './proxy/dataPlane.ts';
-import type { ListenerModel } from './proxy/model.ts';
+import type { ListenerModel, Model } from './proxy/model.ts';
 import { version } from './version.ts';
 import { BoundAddresses } from './vrrp/boundAddresses.ts';
 import { readAuthentications, VrrpHost } from './vrrp/host.ts';
 import { RouterTallies } from './vrrp/tallies.ts';
 import { routerId } from './vrrp/wiring.ts';
-import { actorsOf, checkerId, holdersOf, listenersOf, modelOf, poolId, serverId, virtualHostsOf } from './wiring.ts';
+import { actorsOf, checkerId, holdersOf, listenerId, observerId, poolId, serverId, virtualHostsOf } from './wiring.ts';
 import type { ActorSpec } from './wiring.ts';
 
 export const JOURNAL_ACTOR = 'journal';
@@ -65,6 +71,8 @@ type Checked = { target: ProbeTarget; check: CheckConfig };
 
 /** How long a router that leaves may take: its addresses stay until a successor is heard, or two of its intervals. */
 const LONGEST_HAND_OVER_MS = 5_000;
+/** Workers start within a second; on a machine that is overloaded they take many. */
+const LONGEST_START_MS = 10_000;
 /** How long the end of traffic may take beyond the frontends' own drain times, for workers to end. */
 const WORKER_END_MS = 2_000;
 
@@ -74,20 +82,32 @@ export class UnderstudyNode {
   readonly system: ActorSystem;
   readonly journal: Journal;
   readonly dataPlane: DataPlane;
+  readonly accessLog: AccessLogWriter;
   readonly vrrp: VrrpHost;
   readonly tallies: RouterTallies;
+  /** Null on the bus `memory`. */
+  readonly cluster: Cluster | null;
   readonly lateness = new Lateness();
   readonly lastProbes = new Map<string, LastProbe>();
   /** Ports that the kernel chose for listeners bound to port 0, and all others. */
   readonly ports = new Map<string, number>();
+  /** How often each observer's server was ejected since the node started. */
+  readonly ejections = new Map<string, number>();
   config: Config;
   #log: Logger;
   #specs: Map<string, ActorSpec>;
+  readonly #models: DataPlaneModels;
   #listeners = new Map<string, ListenerModel>();
   #checked = new Map<string, Checked>();
   #disabled = new Set<string>();
-  #reloading: Promise<unknown> = Promise.resolve();
+  /** A node that is only just starting is reloaded when it has started. */
+  #started = Promise.withResolvers<void>();
+  #reloading: Promise<unknown> = this.#started.promise;
+  /** How this node's own configuration is read again; whoever runs the node knows. */
+  readOwnConfig: (() => Promise<ReloadResult>) | null = null;
   #stopping = false;
+  #handedOver = false;
+  #handingOver: Promise<void> | null = null;
   #transitionWaiters = new Set<() => void>();
   #bound = new BoundAddresses(() => this.system);
   /** Routers and addresses that a reload takes away or replaces, as soon as they have let go. */
@@ -99,16 +119,23 @@ export class UnderstudyNode {
    * Starts a node. Everything that can be refused is refused before anything is started.
    * @throws UnderstudyError ADDRESS_IN_USE, ADDRESS_UNAVAILABLE, JOURNAL_UNWRITABLE, JOURNAL_IN_USE, JOURNAL_TOO_NEW
    */
-  static async start(config: Config, configText: string, log: Logger): Promise<UnderstudyNode> {
+  static async start(
+    config: Config,
+    configText: string,
+    log: Logger,
+    sockets: ReadonlyMap<string, number[]> = new Map(),
+    source: ConfigSource | null = null,
+  ): Promise<UnderstudyNode> {
     for (const [frontend, { bind }] of Object.entries(config.frontends)) {
       for (const { address } of bind) {
         // A virtual address may be another node's at the moment.
-        if (!virtualHostsOf(config).has(address.host)) await assertBindable(`frontend ${frontend}`, address);
+        if (virtualHostsOf(config).has(address.host) || sockets.has(listenerId(frontend, address))) continue;
+        await assertBindable(`frontend ${frontend}`, address);
       }
     }
     const { path } = config.journal;
     makeFolder(path);
-    let last: LastStates = { servers: new Map(), routers: new Map() };
+    let last: LastStates = { servers: new Map(), routers: new Map(), desk: null };
     try {
       last = lastStates(path);
     } catch (error) {
@@ -118,21 +145,31 @@ export class UnderstudyNode {
     }
     const clock = new SystemClock();
     const journal = await Journal.open({ path, retention: retentionOf(config), clock });
-    const node = new UnderstudyNode(config, journal, clock, log);
-    node.#begin(configText, last);
+    const node = new UnderstudyNode(config, journal, clock, log, source);
+    node.dataPlane.adopt(sockets);
+    await node.#begin(configText, last);
     await node.#listenersSettled();
+    node.dataPlane.dropUnclaimed();
+    node.#started.resolve();
     return node;
   }
 
-  private constructor(config: Config, journal: Journal, clock: SystemClock, log: Logger) {
+  private constructor(config: Config, journal: Journal, clock: SystemClock, log: Logger, source: ConfigSource | null) {
     this.config = config;
     this.journal = journal;
     this.clock = clock;
     this.#log = log;
     this.startedUs = clock.wallUs();
     this.#specs = new Map(actorsOf(config).map((spec) => [spec.id, spec]));
-    const report = (id: string, event: { type: string } & Record<string, unknown>) => this.system.send(id, event);
-    this.dataPlane = new DataPlane({
+    const report = (id: string, event: { type: string } & Record<string, unknown>) => {
+      // What the data plane still has to tell is about nobody's state any more.
+      if (!this.#handedOver) this.system.send(id, event);
+    };
+    this.accessLog = new AccessLogWriter((event) => {
+      if (event.type === 'accessLog.failed') log.error(event.message);
+      else log.info(event.message);
+    });
+    this.dataPlane = new DataPlane((worker) => this.accessLog.memoryOf(worker), {
       workerReady: (index) => report(`worker/${index}`, { type: 'worker.ready' }),
       workerExited: (index, code, message) => report(`worker/${index}`, { type: 'worker.exited', code, message }),
       listenerOpened: (id, port) => {
@@ -141,16 +178,24 @@ export class UnderstudyNode {
       },
       listenerFailed: (id, code, message) => report(id, { type: 'listener.failed', code, message }),
       listenerDrained: (id) => report(id, { type: 'listener.drained' }),
+      observed: ({ pool, server, ...observation }) =>
+        report(observerId(pool, server), { type: 'traffic.observed', ...observation }),
+    });
+    this.#models = new DataPlaneModels({
+      slot: (name) => this.dataPlane.slot(name),
+      sink: (logConfig) => this.accessLog.sink(logConfig),
     });
     this.vrrp = new VrrpHost({
       system: () => this.system,
       clock,
       journalPath: config.journal.path,
+      nats: () => this.cluster?.natsPort ?? null,
       note: (type, payload) => journal.note(type, payload),
       warn: (message) => log.warn(message),
       bind: (address, done) => this.#bound.bind(address, done),
       unbind: (address, done) => this.#bound.unbind(address, done),
     });
+    this.cluster = this.#clusterOf(config, source);
     this.system = new ActorSystem({
       clock,
       random: seededRandom(Number(process.hrtime.bigint() & 0xffff_ffffn)),
@@ -160,7 +205,7 @@ export class UnderstudyNode {
       hands: {
         healthChecker: healthCheckerHands((checker, timeoutMs, answer) => this.#probe(checker, timeoutMs, answer)),
         ...dataPlaneHands({
-          publish: (pool, mode, weights) => this.dataPlane.publish(pool, mode, weights),
+          publish: (pool, mode, weights, draining) => this.dataPlane.publish(pool, mode, weights, draining),
           shutdownSessions: (pool, server) => this.dataPlane.shutdownSessions(pool, server),
           openListener: (id) => this.#openListener(id),
           drainListener: (id) => this.dataPlane.drainListener(id),
@@ -170,6 +215,7 @@ export class UnderstudyNode {
           endWorker: (index) => this.dataPlane.endWorker(index),
         }),
         ...this.vrrp.hands,
+        ...this.cluster?.hands,
       },
       onFault: ({ actor, during, error }) => log.error({ actor, during, err: error }, 'a fault that must not happen'),
     });
@@ -179,17 +225,63 @@ export class UnderstudyNode {
     journal.attach(this.system, (trouble) => this.system.send(JOURNAL_ACTOR, trouble));
   }
 
+  #clusterOf(config: Config, source: ConfigSource | null): Cluster | null {
+    if (config.bus === 'memory') return null;
+    const { cluster, node, bus, journal } = config;
+    return new Cluster({
+      bus: new NatsBus({ cluster, node, journalPath: journal.path, nats: bus.nats }),
+      subjects: subjectsOf(cluster),
+      node,
+      cluster,
+      nats: bus.nats,
+      clock: this.clock,
+      journal: this.journal,
+      log: this.#log,
+      latenessP99Ms: () => this.lateness.quantileUs(0.99) / 1000,
+      system: () => this.system,
+      config: () => this.config,
+      targets: (command) => this.targets(command),
+      source,
+      applyConfig: (next, text) => this.reload(next, text),
+      reload: async () => {
+        if (!this.readOwnConfig) throw new UnderstudyError('NODE_REFUSED', 'this node is only just starting');
+        return this.readOwnConfig();
+      },
+    });
+  }
+
+  /** Carries a command out on this node. @throws UnderstudyError NODE_REFUSED */
   async command(command: Command): Promise<CommandResult> {
-    const actor = 'router' in command ? routerId(command.router) : serverId(command.pool, command.server);
+    const actors = this.targets(command);
+    const actor = actors[0]!;
     const before = this.system.get(actor);
     if (!before) throw new UnderstudyError('NODE_REFUSED', this.#unknown(command));
-    if ('router' in command) this.#commandRouter(before, command.type);
-    else {
-      const { type, pool: _pool, server: _server, ...params } = command;
-      this.system.send(actor, { type: type.replace('server.', 'operator.'), ...params });
-    }
+    const { type, pool: _pool, server: _server, router: _router, ...params } = command as Record<string, unknown>;
+    const word = { type: String(type).replace(/^(server|router)\./, 'operator.'), ...params };
+    for (const id of actors) this.system.send(id, word);
     const recorded = await this.journal.written();
     return { actor, before: before.state, after: this.system.get(actor)?.state ?? before.state, recorded };
+  }
+
+  /**
+   * The actors that a command is for, the one that it names first: members of a sync group move together, so they are
+   * told together. @throws UnderstudyError NODE_REFUSED
+   */
+  targets(command: Command): string[] {
+    const id = 'router' in command ? routerId(command.router) : serverId(command.pool, command.server);
+    const spec = this.#specs.get(id);
+    if (!spec) throw new UnderstudyError('NODE_REFUSED', this.#unknown(command));
+    if (spec.machine !== 'vrrpRouter') return [id];
+    const { priority, group } = spec.input.settings;
+    if (priority === OWNER_PRIORITY) {
+      const message = `${id} is the owner of its addresses (priority 255): it is master whenever it runs`;
+      throw new UnderstudyError('NODE_REFUSED', message);
+    }
+    const others = [...this.#specs.values()].filter(
+      (other) =>
+        other.machine === 'vrrpRouter' && other.id !== id && group !== null && other.input.settings.group === group,
+    );
+    return [id, ...others.map((other) => other.id)];
   }
 
   #unknown(command: Command): string {
@@ -203,23 +295,12 @@ export class UnderstudyNode {
     return `there is no server ${command.pool}/${command.server}; there are ${known.join(', ')}`;
   }
 
-  /** Members of a sync group move together, so they are told together. */
-  #commandRouter(router: ActorState, type: 'router.demote' | 'router.promote'): void {
-    const { settings } = router.context as RouterContext;
-    if (settings.priority === OWNER_PRIORITY) {
-      const message = `${router.id} is the owner of its addresses (priority 255): it is master whenever it runs`;
-      throw new UnderstudyError('NODE_REFUSED', message);
-    }
-    for (const actor of [...this.system.all()]) {
-      if (actor.machine !== 'vrrpRouter') continue;
-      const { group } = (actor.context as RouterContext).settings;
-      const isMeant = actor.id === router.id || (group !== null && group === settings.group);
-      if (isMeant) this.system.send(actor.id, { type: type.replace('router.', 'operator.') });
-    }
-  }
-
   /** Applies another configuration; what it doesn't change isn't touched. Reloads wait for each other. */
   reload(config: Config, configText: string): Promise<ReloadResult> {
+    if (this.#handingOver) {
+      const message = 'this process has handed over to another one; it ends what is under way, and is not reloaded';
+      return Promise.reject(new UnderstudyError('NODE_REFUSED', message));
+    }
     const result = this.#reloading.then(() => this.#reload(config, configText));
     // A reload that was refused must not refuse those after it.
     this.#reloading = result.catch(() => {});
@@ -228,6 +309,11 @@ export class UnderstudyNode {
 
   /** Ends traffic in order, then everything else. */
   async stop(): Promise<void> {
+    if (this.#handingOver) {
+      // The process that was to take over is gone.
+      await this.#handingOver;
+      await this.leave();
+    }
     if (this.#stopping) return;
     this.#stopping = true;
     await this.#leaveRouters();
@@ -242,12 +328,49 @@ export class UnderstudyNode {
     for (const id of workers) this.system.send(id, { type: 'worker.drain' });
     await this.#until(() => workers.every((id) => isOneOf(this.system.get(id)?.state, ['stopped'])), WORKER_END_MS);
     await this.dataPlane.terminate();
+    await this.accessLog.close();
     for (const id of [...this.#idsOf('healthChecker'), ...this.#idsOf('tracker')]) this.system.stop(id);
+    await this.cluster?.stop();
     await this.vrrp.end();
     this.clock.stop();
     this.journal.closeRuns();
     this.journal.note('node.stopped', { reason: 'asked to' });
     await this.journal.close();
+    await this.cluster?.leave();
+  }
+
+  /**
+   * For a process that takes over: everything but traffic ends here, the journal too. Gives the listening sockets, which
+   * this process goes on serving until `leave`.
+   */
+  async handOver(): Promise<ReadonlyMap<string, number[]>> {
+    // An earlier one may have gone away before it served.
+    this.#handingOver ??= this.#handOver();
+    await this.#handingOver;
+    return this.dataPlane.sockets;
+  }
+
+  async #handOver(): Promise<void> {
+    await this.#reloading;
+    this.#stopping = true;
+    await this.#leaveRouters();
+    this.#handedOver = true;
+    for (const id of [...this.#idsOf('healthChecker'), ...this.#idsOf('tracker')]) this.system.stop(id);
+    await this.cluster?.stop();
+    await this.vrrp.end();
+    this.clock.stop();
+    this.journal.closeRuns();
+    this.journal.note('node.stopped', { reason: 'another process takes over' });
+    await this.journal.close();
+    await this.cluster?.leave();
+  }
+
+  /** Ends what is under way, after `handOver`. */
+  async leave(): Promise<void> {
+    const drainMs = Math.max(0, ...Object.values(this.config.frontends).map(({ drain }) => drain));
+    await this.dataPlane.drain(drainMs + WORKER_END_MS);
+    await this.dataPlane.terminate();
+    await this.accessLog.close();
   }
 
   /** Priority 0 first; the addresses stay until a successor is heard. */
@@ -261,7 +384,7 @@ export class UnderstudyNode {
     await this.#until(areGone, WORKER_END_MS);
   }
 
-  #begin(configText: string, last: LastStates): void {
+  async #begin(configText: string, last: LastStates): Promise<void> {
     this.journal.note('node.started', {
       version,
       node: this.config.node,
@@ -275,12 +398,28 @@ export class UnderstudyNode {
       const { path, message } = this.journal.aside;
       this.system.send(JOURNAL_ACTOR, { type: 'journal.replaced', aside: path, message } as { type: string });
     }
-    this.#configureDataPlane();
+    this.#configureDataPlane(this.#prepareDataPlane(this.config));
     this.vrrp.configure(this.config, readAuthentications(this.config));
-    for (const spec of this.#specs.values()) {
+    const specs = [...this.#specs.values()];
+    const isRouter = ({ machine }: ActorSpec) => machine === 'vrrpRouter';
+    const takesTraffic = (spec: ActorSpec) => spec.machine === 'listener' || isRouter(spec);
+    const start = (spec: ActorSpec) => {
       this.#startActor(spec, null, last.servers.get(spec.id));
       this.#restoreWord(spec.id, last.routers.get(spec.id));
-    }
+      this.cluster?.commands.appeared(spec.id);
+    };
+    for (const spec of specs) if (!this.cluster || !takesTraffic(spec)) start(spec);
+    if (!this.cluster || this.config.bus === 'memory') return;
+    this.cluster.commands.restore(last.desk);
+    this.cluster.start();
+    const { startWait } = this.config.bus.nats;
+    // What operators have wanted while this node was away holds before it takes traffic.
+    if (!(await this.cluster.commands.caughtUp(startWait)))
+      this.#log.warn(`NATS gave no word within ${startWait} ms: this node starts with what it last knew`);
+    for (const spec of specs) if (takesTraffic(spec) && !isRouter(spec)) start(spec);
+    // An address that comes back must not come before there is anybody to serve it.
+    await this.#serving();
+    for (const spec of specs) if (isRouter(spec)) start(spec);
   }
 
   #startActor(spec: ActorSpec, cause: Cause | null, last?: LastServerState): void {
@@ -347,27 +486,30 @@ export class UnderstudyNode {
     return { health: null, admin, weight: changed };
   }
 
-  #configureDataPlane(): void {
+  /** What workers are to know, made before anything is changed: it reads files, which can be gone. */
+  #prepareDataPlane(config: Config): { listeners: ListenerModel[]; model: Model } {
+    return { listeners: listenersOf(config), model: this.#models.modelOf(config) };
+  }
+
+  #configureDataPlane({ listeners, model }: { listeners: ListenerModel[]; model: Model }): void {
     this.#disabled = new Set(
       Object.entries(this.config.backends).flatMap(([pool, { servers }]) =>
         servers.filter(({ disabled }) => disabled).map(({ name }) => serverId(pool, name)),
       ),
     );
-    this.#listeners = new Map(
-      listenersOf(this.config, (file) => readFileSync(file, 'utf8')).map((listener) => [listener.id, listener]),
-    );
+    this.#listeners = new Map(listeners.map((listener) => [listener.id, listener]));
     this.#bound.configure(holdersOf(this.config));
     this.#checked = new Map(
-      Object.entries(this.config.backends).flatMap(([pool, { check, servers }]) =>
+      Object.entries(this.config.backends).flatMap(([pool, { check, servers, sendProxy }]) =>
         check
-          ? servers.map(({ name, address }): [string, Checked] => [
+          ? servers.map(({ name, address, sendProxy: own }): [string, Checked] => [
               checkerId(pool, name),
-              { target: { pool, server: name, address }, check },
+              { target: { pool, server: name, address, sendProxy: own ?? sendProxy ?? null }, check },
             ])
           : [],
       ),
     );
-    this.dataPlane.configure(modelOf(this.config, (name) => this.dataPlane.slot(name)));
+    this.dataPlane.configure(model);
   }
 
   #openListener(id: string): void {
@@ -387,18 +529,18 @@ export class UnderstudyNode {
   async #reload(config: Config, configText: string): Promise<ReloadResult> {
     for (const [frontend, { bind }] of Object.entries(config.frontends)) {
       for (const { address } of bind) {
-        const isOurs = [...this.#listeners.values()].some(
-          (listener) => formatEndpoint(listener.address) === formatEndpoint(address),
-        );
+        const isOurs = [...this.#listeners.values()].some((listener) => overlaps(listener.address, address));
         const isVirtual = virtualHostsOf(config).has(address.host);
         if (!isOurs && !isVirtual) await assertBindable(`frontend ${frontend}`, address);
       }
     }
     // What can fail comes before anything is changed.
     const authentications = readAuthentications(config);
+    const prepared = this.#prepareDataPlane(config);
     const before = this.#specs;
     const disabledBefore = this.#disabled;
-    const after = new Map(actorsOf(config).map((spec) => [spec.id, spec]));
+    // What takes effect at the next start only stays what it is until then.
+    const after = new Map(actorsOf({ ...config, node: this.config.node }).map((spec) => [spec.id, spec]));
     const difference = differenceOf(before, after);
     const needRestart = restartNeeded(this.config, config);
     const listenersBefore = this.#listeners;
@@ -409,11 +551,13 @@ export class UnderstudyNode {
     });
     const cause: Cause = { seq };
     // What takes effect at the next start only stays what it is until then.
-    const { node, cluster, api, journal } = this.config;
-    this.config = { ...config, node, cluster, api, journal: { ...config.journal, path: journal.path } };
+    const { node, cluster, bus, api, journal } = this.config;
+    this.config = { ...config, node, cluster, bus, api, journal: { ...config.journal, path: journal.path } };
     this.#specs = after;
-    this.#configureDataPlane();
+    this.#configureDataPlane(prepared);
+    this.cluster?.health.configured();
     this.journal.setRetention(retentionOf(config));
+    this.accessLog.reopen();
     // What the operator wants of a server is about its name: a new address doesn't change it.
     const intents = new Map(difference.replaced.map((id) => [id, this.#intentOf(id)]));
     const routerIntents = new Map(difference.replaced.map((id) => [id, this.#routerIntentOf(id)]));
@@ -427,6 +571,7 @@ export class UnderstudyNode {
     for (const id of [...difference.replaced, ...difference.added]) {
       this.#startActor(after.get(id)!, cause, intents.get(id) ?? undefined);
       this.#restoreWord(id, routerIntents.get(id));
+      this.cluster?.commands.appeared(id);
     }
     for (const id of after.keys()) {
       const disabled = this.#disabled.has(id);
@@ -471,6 +616,12 @@ export class UnderstudyNode {
         this.lastProbes.delete(spec.id);
         this.system.stop(spec.id, cause);
         return;
+      case 'trafficObserver':
+        this.ejections.delete(spec.id);
+        // What nobody observes any more is nobody's outlier.
+        this.system.send(spec.id, { type: 'observer.forget' }, cause);
+        this.system.stop(spec.id, cause);
+        return;
       case 'vrrpRouter':
         this.#retiring.add(spec.id);
         this.system.send(spec.id, { type: 'router.stop' }, cause);
@@ -485,6 +636,8 @@ export class UnderstudyNode {
       }
       case 'tracker':
       case 'syncGroup':
+      case 'healthQuorum':
+      case 'nodeSight':
         this.system.stop(spec.id, cause);
     }
   }
@@ -504,6 +657,8 @@ export class UnderstudyNode {
     if (actor.machine !== 'healthChecker') {
       this.#log.info({ actor: actor.id, state: actor.state, event: entry.event.type }, `${actor.id} is ${actor.state}`);
     }
+    if (actor.machine === 'trafficObserver' && actor.state === 'ejected')
+      this.ejections.set(actor.id, (this.ejections.get(actor.id) ?? 0) + 1);
     if (isOver(actor) && !this.#stopping) this.#ended(actor);
     this.#bound.settle();
     for (const wake of [...this.#transitionWaiters]) wake();
@@ -530,12 +685,19 @@ export class UnderstudyNode {
     });
   }
 
+  /** Workers run and listeners are open, or have failed to. */
+  async #serving(): Promise<void> {
+    await this.#listenersSettled();
+    const areStarted = () => this.#idsOf('proxyWorker').every((id) => this.system.get(id)?.state !== 'starting');
+    await this.#until(areStarted, LONGEST_START_MS);
+  }
+
   async #listenersSettled(): Promise<void> {
     const settled = () =>
       this.#idsOf('listener').every(
         (id) => this.#bound.opensWithItsAddress(id) || isOneOf(this.system.get(id)?.state, ['open', 'failed']),
       );
-    await this.#until(settled, 10_000);
+    await this.#until(settled, LONGEST_START_MS);
   }
 }
 
@@ -549,6 +711,13 @@ const END_STATES: Partial<Record<ActorSpec['machine'], string>> = {
 const isOver = ({ machine, state }: ActorState): boolean => END_STATES[machine as ActorSpec['machine']] === state;
 
 const isOneOf = (state: string | undefined, states: string[]): boolean => state === undefined || states.includes(state);
+
+/** Two sockets that the kernel would take for one, but for SO_REUSEPORT: the attempt to bind would find our own. */
+const overlaps = (a: Endpoint, b: Endpoint): boolean => {
+  if (a.path !== undefined || b.path !== undefined) return a.path === b.path;
+  const isEvery = ({ host }: Endpoint) => host === '*' || host === '::' || host === '0.0.0.0';
+  return a.port === b.port && (a.host === b.host || isEvery(a) || isEvery(b));
+};
 
 const retentionOf = ({ journal }: Config) => ({ keepMs: journal.keep, maxBytes: journal.maxSize });
 
@@ -606,6 +775,7 @@ const restartNeeded = (before: Config, after: Config): string[] => {
   const values: [string, unknown, unknown][] = [
     ['node', before.node, after.node],
     ['cluster', before.cluster, after.cluster],
+    ['bus', before.bus, after.bus],
     ['journal.path', before.journal.path, after.journal.path],
     ['api', before.api, after.api],
   ];

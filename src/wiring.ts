@@ -1,16 +1,18 @@
 /** From a configuration to the actors that it asks for, and to what the data plane has to know. Pure. */
-import picomatch from 'picomatch';
 import { phaseOf } from '../actors/random.ts';
 import type { BackendServerInput, ServerSettings } from '../machines/backendServer.ts';
 import type { CheckerSettings, HealthCheckerInput } from '../machines/healthChecker.ts';
 import type { ListenerInput } from '../machines/listener.ts';
 import type { PoolInput } from '../machines/pool.ts';
 import type { ProxyWorkerInput } from '../machines/proxyWorker.ts';
-import type { BackendConfig, CheckConfig, Config, FrontendConfig, ServerConfig } from './config/schema.ts';
+import type { TrafficObserverInput } from '../machines/trafficObserver.ts';
+import { isByQuorum, quorumSpecs, sharedMark, sightSpecs } from './cluster/sharedWiring.ts';
+import type { SharedSpec } from './cluster/sharedWiring.ts';
+import { observeModelOf, observerSettingsOf, poolObservationOf, serverObservationOf } from './config/observe.ts';
+import type { BackendConfig, CheckConfig, Config, ServerConfig } from './config/schema.ts';
 import { formatEndpoint } from './config/units.ts';
 import type { Endpoint } from './config/units.ts';
-import type { BackendModel, FrontendModel, ListenerModel, Model } from './proxy/model.ts';
-import { addressId, isHeldByBinding, vrrpActorsOf, watchersOf } from './vrrp/wiring.ts';
+import { addressId, isHeldByBinding, trackersOf, vrrpActorsOf, watchersOf } from './vrrp/wiring.ts';
 import type { VrrpSpec } from './vrrp/wiring.ts';
 
 /**
@@ -19,9 +21,11 @@ import type { VrrpSpec } from './vrrp/wiring.ts';
  */
 export type ActorSpec =
   | VrrpSpec
+  | SharedSpec
   | ({ id: string; identity: string; rest: string } & (
       | { machine: 'pool'; input: PoolInput }
       | { machine: 'backendServer'; input: BackendServerInput }
+      | { machine: 'trafficObserver'; input: TrafficObserverInput }
       | { machine: 'healthChecker'; input: HealthCheckerInput }
       | { machine: 'listener'; input: ListenerInput }
       | { machine: 'proxyWorker'; input: ProxyWorkerInput }
@@ -38,6 +42,7 @@ const HOLDING_LISTENER_RETRY_MS = 20;
 
 export const serverId = (pool: string, server: string) => `server/${pool}/${server}`;
 export const checkerId = (pool: string, server: string) => `checker/${pool}/${server}`;
+export const observerId = (pool: string, server: string) => `observer/${pool}/${server}`;
 export const poolId = (pool: string) => `pool/${pool}`;
 export const listenerId = (frontend: string, address: Endpoint) => `listener/${frontend}/${formatEndpoint(address)}`;
 export const workerId = (index: number) => `worker/${index}`;
@@ -45,7 +50,8 @@ export const frontendSlotName = (frontend: string) => `frontend/${frontend}`;
 
 /** In the order in which they are to start: whoever is told something is there before whoever tells. */
 export const actorsOf = (config: Config): ActorSpec[] => {
-  const specs: ActorSpec[] = [];
+  const sightTrackers = [...trackersOf(config)].flatMap(([id, { track }]) => ('sight' in track ? [id] : []));
+  const specs: ActorSpec[] = sightSpecs(config, sightTrackers);
   const watchers = watchersOf(config);
   const holders = holdersOf(config);
   let checkers = 0;
@@ -64,19 +70,23 @@ export const actorsOf = (config: Config): ActorSpec[] => {
       return made;
     };
     const sharedCheck = JSON.stringify(backend.check);
-    const sharedCheckerSettings = backend.check ? checkerSettings(backend.check) : null;
+    const sharedCheckerSettings = backend.check ? { ...checkerSettings(backend.check), ...sharedMark(backend) } : null;
+    const observed = observerSettingsOf(backend);
+    const observerSettings = observed && { ...observed, ...sharedMark(backend) };
     const watching = watchers.get(pool);
     const settings = {
       allBackups: backend.allBackups,
       quorum: backend.quorum,
       hysteresis: backend.hysteresis,
       ...(watching ? { watchers: watching } : {}),
+      ...poolObservationOf(backend),
+      ...(backend.sticky ? { persistence: true } : {}),
     };
-    const { balance, retries, timeouts } = backend;
+    const { servers: _servers, check: _check, ...rest } = backend;
     specs.push({
       id: poolId(pool),
       identity: '',
-      rest: JSON.stringify({ balance, retries, timeouts }),
+      rest: JSON.stringify(rest),
       machine: 'pool',
       input: { name: pool, settings },
     });
@@ -97,23 +107,32 @@ export const actorsOf = (config: Config): ActorSpec[] => {
           },
         });
       }
+      specs.push(...quorumSpecs(config, pool, server.name, formatEndpoint(server.address)));
       specs.push({
         id: serverId(pool, server.name),
         identity: formatEndpoint(server.address),
-        rest: JSON.stringify({ maxConnections: server.maxConnections }),
+        rest: JSON.stringify(server),
         machine: 'backendServer',
         input: { pool, name: server.name, settings: settingsFor(server) },
       });
+      if (observerSettings) {
+        specs.push({
+          id: observerId(pool, server.name),
+          identity: formatEndpoint(server.address),
+          rest: JSON.stringify(observeModelOf(backend)),
+          machine: 'trafficObserver',
+          input: { pool, server: server.name, settings: observerSettings },
+        });
+      }
     }
   }
-  for (const [frontend, { bind, drain, mode, rules, use, maxConnections, timeouts }] of Object.entries(
-    config.frontends,
-  )) {
-    for (const { address, tls } of bind) {
+  for (const [frontend, { bind, drain, ...others }] of Object.entries(config.frontends)) {
+    for (const bound of bind) {
+      const { address } = bound;
       specs.push({
         id: listenerId(frontend, address),
         identity: '',
-        rest: JSON.stringify({ tls, mode, rules, use, maxConnections, timeouts }),
+        rest: JSON.stringify({ ...bound, ...others }),
         machine: 'listener',
         input: {
           frontend,
@@ -150,14 +169,17 @@ export const virtualHostsOf = (config: Config): Set<string> =>
   new Set(Object.values(config.routers).flatMap(({ addresses }) => addresses.map(({ address }) => address)));
 
 const serverSettings = (backend: BackendConfig, server: ServerConfig): ServerSettings => ({
-  rise: backend.check ? backend.check.rise : 1,
-  fall: backend.check ? backend.check.fall : 1,
+  // A verdict has been counted by those who made it.
+  rise: backend.check && !isByQuorum(backend) ? backend.check.rise : 1,
+  fall: backend.check && !isByQuorum(backend) ? backend.check.fall : 1,
   checked: backend.check !== false,
   initially: backend.initially,
   weight: server.weight,
   backup: server.backup,
   slowStartMs: backend.slowStart,
   shutdownSessions: backend.onMarkedDown === 'shutdownSessions',
+  ...serverObservationOf(backend),
+  ...sharedMark(backend),
 });
 
 const checkerSettings = (check: CheckConfig): CheckerSettings => ({
@@ -167,64 +189,3 @@ const checkerSettings = (check: CheckConfig): CheckerSettings => ({
   timeoutMs: check.timeout,
   jitter: check.jitter,
 });
-
-export const modelOf = (config: Config, slot: (name: string) => number): Model => ({
-  frontends: Object.entries(config.frontends).map(([name, frontend]) => frontendModel(name, frontend, slot)),
-  backends: Object.entries(config.backends).map(([name, backend]) => backendModel(name, backend, slot)),
-});
-
-const frontendModel = (name: string, frontend: FrontendConfig, slot: (name: string) => number): FrontendModel => ({
-  name,
-  mode: frontend.mode,
-  slot: slot(frontendSlotName(name)),
-  rules: frontend.rules.map(({ when, use }) => ({
-    host: when.host ? hostPattern(when.host) : null,
-    path: when.path ? pathPattern(when.path) : null,
-    use,
-  })),
-  use: frontend.use,
-  maxConnections: frontend.maxConnections,
-  timeouts: frontend.timeouts,
-});
-
-const backendModel = (name: string, backend: BackendConfig, slot: (name: string) => number): BackendModel => ({
-  name,
-  balance: backend.balance,
-  retries: backend.retries,
-  timeouts: backend.timeouts,
-  servers: backend.servers.map((server) => ({
-    name: server.name,
-    address: server.address,
-    slot: slot(serverId(name, server.name)),
-    maxConnections: server.maxConnections,
-  })),
-});
-
-/** `*.example.com` stands for any name below; the engine gives hosts in lower case. */
-const hostPattern = (hosts: string[]): string =>
-  hosts
-    .map((host) =>
-      host
-        .toLowerCase()
-        .replaceAll(/[.+?^${}()|[\]\\]/g, '\\$&')
-        .replaceAll('*', '[^/:]+'),
-    )
-    .map((host) => `^${host}$`)
-    .join('|');
-
-const pathPattern = (paths: string[]): string =>
-  paths.map((path) => picomatch.makeRe(path, { dot: true, nobrace: true, noext: true }).source).join('|');
-
-/** `readFile` gives the PEM text of a certificate. */
-export const listenersOf = (config: Config, readFile: (file: string) => string): ListenerModel[] => {
-  const virtual = virtualHostsOf(config);
-  return Object.entries(config.frontends).flatMap(([frontend, { bind }]) =>
-    bind.map(({ address, tls }) => ({
-      id: listenerId(frontend, address),
-      frontend,
-      address,
-      certificates: tls ? tls.certificates.map(readFile) : null,
-      freeBind: virtual.has(address.host),
-    })),
-  );
-};

@@ -3,6 +3,7 @@ import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { backendServer } from '../machines/backendServer.ts';
 import type { BackendServerContext, BackendServerEvent, ServerSettings } from '../machines/backendServer.ts';
+import type { OnError } from '../machines/trafficObserver.ts';
 import type { CheckerSettings } from '../machines/healthChecker.ts';
 import { delayOf, Stepper, toldTo, typesOf } from './stepper.ts';
 import { broken, healthy, say, Scenario, send, start, wait, withoutRounds } from './transcript.ts';
@@ -176,6 +177,106 @@ describe('rise and fall', () => {
       }),
       { numRuns: 300 },
     );
+  });
+});
+
+describe('errors of live traffic', () => {
+  const traffic = (onError: OnError): BackendServerEvent => ({
+    type: 'traffic.failed',
+    onError,
+    errors: 10,
+    kind: 'status',
+    detail: '503',
+  });
+  const standing = (server: Server): unknown => [healthOf(server), server.context.count];
+
+  test.each([
+    ['fastInterval', ['goingDown', 0]],
+    ['failCheck', ['goingDown', 1]],
+    ['suddenDeath', ['goingDown', 2]],
+    ['markDown', ['down', 0]],
+  ] as const)('%s leaves a server of fall 3 that was up %j', (onError, expected) => {
+    const server = upServer({ fall: 3 });
+    server.send(traffic(onError));
+    expect(standing(server)).toEqual(expected);
+  });
+
+  test('whatever it does, the next check comes soon, counted from now', () => {
+    for (const onError of ['fastInterval', 'failCheck', 'suddenDeath'] as const)
+      expect(toldTo(upServer().send(traffic(onError)), 'checker/web/a')).toEqual([
+        { type: 'pace.changed', pace: 'fast', elapsedMs: 0 },
+      ]);
+  });
+
+  test('fastInterval says nothing against it: a passed check makes it up, and fall failed ones down', () => {
+    const server = upServer({ fall: 2 });
+    server.sendAll(traffic('fastInterval'), passed);
+    expect(standing(server)).toEqual(['up', 0]);
+    server.sendAll(traffic('fastInterval'), failed);
+    expect(standing(server)).toEqual(['goingDown', 1]);
+    server.send(failed);
+    expect(healthOf(server)).toBe('down');
+  });
+
+  test('after suddenDeath the next failed check marks it down', () => {
+    const server = upServer({ fall: 5 });
+    server.sendAll(traffic('suddenDeath'), failed);
+    expect(healthOf(server)).toBe('down');
+  });
+
+  test('a server that is down or in maintenance has nothing to lose: the very same snapshot', () => {
+    const inMaintenance = upServer();
+    inMaintenance.send({ type: 'operator.maintenance' });
+    for (const server of [downServer(), inMaintenance]) {
+      const before = server.snapshot;
+      expect(server.send(traffic('markDown'))).toEqual([]);
+      expect(server.snapshot).toBe(before);
+    }
+  });
+
+  /**
+   * __health_adjust in HAProxy's check.c: sudden-death first sets a counter above rise to rise + 1, mark-down any to rise;
+   * then, as with fail-check, it is a failed check. fastinter leaves the counter alone.
+   */
+  test('any sequence of checks and errors gives what HAProxy’s counter gives', () => {
+    const count = fc.integer({ min: 1, max: 5 });
+    const onErrors = ['fastInterval', 'failCheck', 'suddenDeath', 'markDown'] as const;
+    const input = fc.oneof(fc.boolean(), fc.constantFrom(...onErrors));
+    fc.assert(
+      fc.property(count, count, fc.array(input, { maxLength: 60 }), (rise, fall, inputs) => {
+        const server = upServer({ rise, fall });
+        const full = rise + fall - 1;
+        let health = full;
+        const fail = () => (health = health > rise ? health - 1 : 0);
+        for (const one of inputs) {
+          server.send(one === true ? passed : one === false ? failed : traffic(one));
+          if (one === true) health = health + 1 >= rise ? full : health + 1;
+          else if (one === 'suddenDeath') health = health > rise ? rise : fail();
+          else if (one === 'markDown') health = 0;
+          else if (one !== 'fastInterval') fail();
+          // A server in doubt without a failure is up to HAProxy.
+          const expected =
+            health === full
+              ? 'up 0'
+              : health >= rise
+                ? `goingDown ${full - health}`
+                : health > 0
+                  ? `goingUp ${health}`
+                  : 'down 0';
+          const shown = `${healthOf(server)} ${server.context.count}`;
+          expect(shown === 'goingDown 0' ? 'up 0' : shown).toBe(expected);
+        }
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test('an observed server tells its observer of maintenance, any other has nobody to tell', () => {
+    const maintenance: BackendServerEvent = { type: 'operator.maintenance' };
+    expect(toldTo(upServer({ observed: true }).send(maintenance), 'observer/web/a')).toEqual([
+      { type: 'observer.forget' },
+    ]);
+    expect(toldTo(upServer().send(maintenance), 'observer/web/a')).toEqual([]);
   });
 });
 

@@ -270,4 +270,4 @@ test('each command with a node, and with its journal when it is gone', async () 
     const ran = await understudy(args);
     expect(ran, args.join(' ')).toMatchObject({ status: 2, stdout: '' });
   }
-}, 60_000);
+}, 180_000);

@@ -7,7 +7,8 @@ import { Ajv2020 } from 'ajv/dist/2020.js';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { configJsonSchema, formatProblem, loadConfig, loadConfigFile } from '../src/config/load.ts';
-import type { Environment, Problem } from '../src/config/load.ts';
+import type { Environment } from '../src/config/environment.ts';
+import type { Problem } from '../src/config/load.ts';
 import type { Config } from '../src/config/schema.ts';
 import { formatEndpoint, parseDuration, parseEndpoint, parseSize } from '../src/config/units.ts';
 import { UnderstudyError } from '../src/errors.ts';
@@ -66,7 +67,7 @@ describe('what is refused, where it stands, and what is allowed', () => {
     [
       'an unknown key like no other',
       'zzzzzz: 3',
-      'f.yaml:1:1 zzzzzz: unknown key; allowed are cluster, node, bus, journal, api, workers, frontends, backends, routers, syncGroups, notifyPipe',
+      'f.yaml:1:1 zzzzzz: unknown key; allowed are cluster, node, shared, bus, journal, api, workers, log, frontends, backends, routers, syncGroups, notifyPipe',
     ],
     [
       'an unknown key of one type of check',
@@ -155,7 +156,7 @@ describe('what is refused, where it stands, and what is allowed', () => {
     [
       'an unknown type of check',
       check('type: htp'),
-      'f.yaml:3:20 backends.web.check.type: "htp" is not allowed here; allowed types are icmp, tcp, tls, http, https, script',
+      'f.yaml:3:20 backends.web.check.type: "htp" is not allowed; allowed are icmp, tcp, tls, http, https, script',
     ],
     [
       'a weight out of range',
@@ -165,7 +166,9 @@ describe('what is refused, where it stands, and what is allowed', () => {
     [
       'rules of a tcp frontend',
       `${FRONTEND.replace('http', 'tcp').replace('use: web', 'rules: [{ when: { host: x }, use: web }], use: web')}${backend('')}`,
-      'f.yaml:2:53 frontends.shop.rules[0]: host and path are known in mode http only',
+      expect.stringMatching(
+        /^f.yaml:2:63 frontends.shop.rules\[0\].when.host: host is known in mode http only; tcp has source, /,
+      ) as string,
     ],
     [
       'a frontend and a backend of two modes',
@@ -325,6 +328,7 @@ describe('defaults and units', () => {
     expect(config).toMatchObject({
       cluster: 'understudy',
       node: hostname(),
+      shared: false,
       bus: 'memory',
       journal: { path: `/etc/understudy/data/${hostname()}.db`, keep: 30 * 86_400_000, maxSize: 10 * 1024 ** 3 },
       api: { listen: { host: '127.0.0.1', port: 8404 } },
@@ -336,15 +340,18 @@ describe('defaults and units', () => {
     const config = configOf(`${FRONTEND}${check('type: http')}`);
     expect(config.frontends['shop']).toEqual({
       mode: 'http',
-      bind: [{ address: { host: '127.0.0.1', port: 0 }, tls: undefined }],
+      bind: [{ address: { host: '127.0.0.1', port: 0 } }],
       rules: [],
       use: 'web',
+      forwardedFor: 'add',
+      errorPages: {},
+      http2: { maxConcurrentStreams: 100, initialWindow: 65_535, maxHeaderList: 16_384 },
       maxConnections: 20_000,
       timeouts: { client: 50_000, httpRequest: 10_000, keepAlive: 60_000 },
       drain: 30_000,
     });
     expect(config.backends['web']).toMatchObject({
-      balance: 'roundRobin',
+      balance: { type: 'roundRobin' },
       check: {
         ...{ method: 'GET', path: '/', expect: [[200, 399]], interval: 2000, timeout: 1000, rise: 2, fall: 3 },
         ...{ jitter: 0.02, headers: {} },
@@ -355,6 +362,10 @@ describe('defaults and units', () => {
       initially: 'unchecked',
       slowStart: 0,
       onMarkedDown: 'keepSessions',
+      panic: 0,
+      maxQueue: 10_000,
+      errorPages: {},
+      tls: false,
       retries: 3,
       timeouts: { connect: 5000, server: 50_000, queue: 5000, tunnel: 3_600_000 },
     });
@@ -427,6 +438,12 @@ describe('environment', () => {
 
   test('a number that is a default', () => expect(configOf('workers: ${WORKERS:-4}').workers).toBe(4));
 
+  test('an unknown key that JavaScript knows in every object is one that the file doesn’t know', () => {
+    expect(linesOf('constructor: ${A}', { A: 'x' })).toEqual([
+      expect.stringMatching(/^f.yaml:1:1 constructor: unknown key; allowed are /),
+    ]);
+  });
+
   test('a missing one is told once, with its path and a cure', () => {
     expect(linesOf('workers: ${WORKERS}')).toEqual([
       'f.yaml:1:10 workers: the environment has no WORKERS; ${WORKERS:-default} gives it a default',
@@ -451,13 +468,6 @@ describe('the JSON Schema', () => {
     expect(validate(parse(VALID)), JSON.stringify(validate.errors)).toBe(true);
     expect(validate({ wrokers: 1 })).toBe(false);
     expect(validate({ workers: 'many' })).toBe(false);
-  });
-
-  test('mentions every key', () => {
-    const text = JSON.stringify(schema);
-    const keys =
-      'cluster node bus journal path keep maxSize api listen token file workers frontends mode bind address tls certificates rules when host use maxConnections timeouts client httpRequest keepAlive drain backends balance check servers name weight backup disabled allBackups quorum hysteresis initially slowStart onMarkedDown retries connect server queue tunnel type interval fastInterval downInterval timeout rise fall jitter port method headers expect body bodyPattern send expectPattern serverName verify ca command';
-    for (const key of keys.split(' ')) expect(text, key).toContain(`"${key}":`);
   });
 });
 

@@ -67,7 +67,7 @@ test('the scenario', async () => {
     const verified = await understudy(['verify', join(folder, journal), '--json']);
     expect(JSON.parse(verified.stdout)).toMatchObject({ ok: true });
   }
-}, 90_000);
+});
 
 test('however it is ended, nothing of it is left', async () => {
   const folder = tempFolder();

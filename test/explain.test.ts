@@ -6,6 +6,7 @@ import { explain } from '../src/worlds/explain.ts';
 import type { Explanation } from '../src/worlds/explain.ts';
 import { downWhile, makeFolder, NIGHT_US, SimulatedNode, webConfig, withReader } from './journalHelpers.ts';
 import type { SimulatedOptions } from './journalHelpers.ts';
+import { failInARow, parseObserve, withObserve } from './observeHelpers.ts';
 
 beforeAll(() => {
   process.env['TZ'] = 'UTC';
@@ -132,6 +133,77 @@ describe('a server', () => {
     expect(told).toContain('it had been UP when the node last ran');
     expect(told).toContain('As an operator had wanted before the node started again, it was set to drain');
     await expect(text(explained(path, 'server/web/web1', 60_400))).toMatchFileSnapshot(file('restart'));
+  });
+});
+
+describe('live traffic', () => {
+  const outliers = parseObserve({ outliers: {} });
+  const observe = (onError: string) => parseObserve({ observe: { layer: 'layer7', errorLimit: 5, onError } });
+  const three = webConfig({ servers: ['web1', 'web2', 'web3'] });
+
+  test('an outlier: why it was ejected, how many may be, and when it returns', async () => {
+    const path = await record(40_000, { config: withObserve(three, outliers) }, (node) => {
+      node.runUntil(20_000);
+      failInARow(node, 'web2');
+      node.runUntil(21_000);
+      failInARow(node, 'web3');
+    });
+    const explanation = explained(path, 'server/web/web2', 40_000);
+    expect(explanation.headline).toContain(
+      'is UP since 2026-11-22 03:00:00.001 (40.0 s). It is EJECTED since 2026-11-22 03:00:20.000 (20.0 s) until 03:00:50.000.',
+    );
+    await expect(text(explanation)).toMatchFileSnapshot(file('ejected'));
+    await expect(text(explained(path, 'observer/web/web3', 40_000))).toMatchFileSnapshot(file('not-ejected'));
+    await expect(text(explained(path, 'pool/web', 40_000))).toMatchFileSnapshot(file('pool-with-outlier'));
+  });
+
+  test('one that is back from its second ejection', async () => {
+    const path = await record(200_000, { config: withObserve(three, outliers) }, (node) => {
+      for (const ms of [20_000, 60_000]) {
+        node.runUntil(ms);
+        failInARow(node, 'web2');
+      }
+    });
+    const explanation = explained(path, 'server/web/web2', 200_000);
+    expect(explanation.headline).not.toContain('EJECTED');
+    await expect(text(explanation)).toMatchFileSnapshot(file('ejected-twice'));
+    await expect(text(explained(path, 'observer/web/web2', 200_000))).toMatchFileSnapshot(file('observer'));
+  });
+
+  test('one that goes down while it is ejected tells of both', async () => {
+    const path = await record(
+      40_000,
+      { config: withObserve(three, outliers), health: downWhile({ web2: [[25_000, 99_000]] }) },
+      (node) => {
+        node.runUntil(20_000);
+        failInARow(node, 'web2');
+      },
+    );
+    await expect(text(explained(path, 'server/web/web2', 40_000))).toMatchFileSnapshot(file('ejected-and-down'));
+  });
+
+  test.each(['failCheck', 'suddenDeath', 'markDown', 'fastInterval'])(
+    'errors that count against health: %s',
+    async (onError) => {
+      const path = await record(
+        20_600,
+        { config: withObserve(three, observe(onError)), health: downWhile({ web2: [[20_100, 99_000]] }) },
+        (node) => {
+          node.runUntil(20_000);
+          failInARow(node, 'web2');
+        },
+      );
+      await expect(text(explained(path, 'server/web/web2', 20_600))).toMatchFileSnapshot(
+        file(`on-error-${onError.replace(/[A-Z]/, (letter) => `-${letter.toLowerCase()}`)}`),
+      );
+    },
+  );
+
+  test('a pool that panics', async () => {
+    const health = downWhile({ web1: [[18_000, 99_000]], web2: [[20_000, 99_000]] });
+    const path = await record(30_000, { health, config: withObserve(three, parseObserve({ panic: '50 %' })) });
+    expect(explained(path, 'pool/web', 30_000).state).toBe('panicking');
+    await expect(text(explained(path, 'pool/web', 30_000))).toMatchFileSnapshot(file('pool-panicking'));
   });
 });
 

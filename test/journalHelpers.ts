@@ -248,7 +248,7 @@ export class SimulatedPeer {
             sendAdvert: (_, priority) => {
               if (this.#alive) send(priority, settings.advertMs);
             },
-            look: () => ({ silentMs: null }),
+            look: (_, answer) => answer(null),
             close: () => {},
           },
           () => {},
@@ -355,7 +355,7 @@ export class SimulatedNode {
           {
             open: (id) => this.system.send(id, interfaceUp(OWN_ADDRESS)),
             sendAdvert: (id, priority) => this.#tellPeers(id, priority),
-            look: (id) => ({ silentMs: this.#silentMs(id) }),
+            look: (id, answer) => answer(this.#silentMs(id)),
             close: () => {},
           },
           () => {},

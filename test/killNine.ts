@@ -31,8 +31,11 @@ export type KillsResult = {
 };
 
 const SERVERS = ['web1', 'web2', 'web3'];
-/** From the moment at which the node is started to its end: some are killed while they still start. */
-const LONGEST_LIFE_MS = 2500;
+/** This share is killed while it starts, or a little later. */
+const EARLY_DEATHS = 0.3;
+const LONGEST_START_MS = 2_000;
+/** Of the others, counted from the moment at which its API answers. */
+const LONGEST_LIFE_MS = 1_500;
 const FLAP_EVERY_MS = 60;
 
 type Admin = 'ready' | 'drain' | 'maintenance';
@@ -108,11 +111,14 @@ const oneLife = async (config: string, random: Random, wanted: Wanted, result: K
   let errors = '';
   node.stderr.on('data', (chunk: Buffer) => (errors += chunk.toString()));
   const ended = once(node, 'exit') as Promise<[number | null, NodeJS.Signals | null]>;
-  const lifeMs = 100 + random() * (LONGEST_LIFE_MS - 100);
-  const killer = setTimeout(() => node.kill('SIGKILL'), lifeMs);
+  const diesEarly = random() < EARLY_DEATHS;
+  const lifeMs = random() * (diesEarly ? LONGEST_START_MS : LONGEST_LIFE_MS);
+  const killLater = () => setTimeout(() => node.kill('SIGKILL'), lifeMs);
+  let killer = diesEarly ? killLater() : undefined;
   const agent = new Agent({ keepAlive: true });
   try {
     const api = await apiOf(node);
+    killer ??= killLater();
     if (api !== null) await operate(api, node, random, wanted, result, agent);
     const [code, signal] = await ended;
     if (signal !== 'SIGKILL') throw new Error(`the node ended by itself, with ${code}: ${errors}`);

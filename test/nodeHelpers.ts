@@ -16,8 +16,8 @@ import type { RecordView } from '../src/journal/view.ts';
 
 export const program = resolve(import.meta.dirname, '../bin/understudy');
 
-/** How long anything that a test waits for may take. */
-const PATIENCE_MS = 15_000;
+/** How long anything that a test waits for may take; more on a machine that is busy with other things. */
+const PATIENCE_MS = Number(process.env['PATIENCE_MS'] ?? 15_000);
 
 /** A promise that fails, with what was waited for, when the time is up. */
 export const within = async <T>(what: string, promise: Promise<T>, ms = PATIENCE_MS): Promise<T> => {
@@ -138,8 +138,13 @@ export class RunningNode {
     this.api = api;
   }
 
-  static async start(file: string, api: number, environment: Record<string, string> = {}): Promise<RunningNode> {
-    const child = spawn(program, ['run', file], {
+  static async start(
+    file: string,
+    api: number,
+    environment: Record<string, string> = {},
+    options: string[] = [],
+  ): Promise<RunningNode> {
+    const child = spawn(program, ['run', ...options, file], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: quietEnvironment(environment),
     });
@@ -196,18 +201,30 @@ export class RunningNode {
     return records;
   }
 
-  /** Looks at the state at each transition until it is as wanted. */
+  /** Looks at the state at each transition, and now and then as some things change without one, until it is as wanted. */
   until(what: string, condition: (state: StateView) => boolean): Promise<StateView> {
     const stop = new AbortController();
-    const found = (async () => {
+    const found = Promise.withResolvers<StateView>();
+    let isLooking = false;
+    const look = async () => {
+      // One look at a time: a node that answers slowly must not be asked by ten.
+      if (isLooking || stop.signal.aborted) return;
+      isLooking = true;
+      const state = await this.state();
+      isLooking = false;
+      if (condition(state)) found.resolve(state);
+    };
+    const watch = async () => {
       const response = await fetch(`${this.api}/api/events/stream`, { signal: stop.signal });
-      for await (const _ of response.body!) {
-        const state = await this.state();
-        if (condition(state)) return state;
-      }
+      for await (const _ of response.body!) await look();
       throw new Error(`${what}: the stream ended`);
-    })();
-    return within(what, found).finally(() => stop.abort());
+    };
+    watch().catch(found.reject);
+    const timer = setInterval(() => void look().catch(found.reject), LOOK_MS);
+    return within(what, found.promise).finally(() => {
+      clearInterval(timer);
+      stop.abort();
+    });
   }
 
   healthIs(server: string, health: string): Promise<StateView> {
@@ -222,6 +239,9 @@ export class RunningNode {
     return status;
   }
 }
+
+/** Between two looks at what no transition tells of. */
+const LOOK_MS = 500;
 
 export const stateOf = (state: StateView, actor: string): string =>
   state.actors.find(({ id }) => id === actor)?.state ?? 'absent';

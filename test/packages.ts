@@ -15,6 +15,10 @@ export const packages = [
   { name: 'tshark', program: 'tshark' },
   { name: 'procps', program: 'ps' },
   { name: 'wrk', program: 'wrk' },
+  { name: 'nghttp2-client', program: 'h2load' },
+  { name: 'nats-server', program: 'nats-server' },
+  { name: 'systemd', program: 'systemd-analyze' },
+  { name: 'util-linux', program: 'unshare' },
 ];
 
 export const has = (program: string): boolean => spawnSync('sh', ['-c', `command -v ${program}`]).status === 0;

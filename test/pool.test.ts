@@ -3,14 +3,14 @@ import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Effect } from '../actors/decide.ts';
 import { pool } from '../machines/pool.ts';
-import type { Member, PoolContext, PoolEvent, PoolMode, PoolSettings } from '../machines/pool.ts';
+import type { Member, PoolContext, PoolEvent, PoolMode, PoolSettings, Publication } from '../machines/pool.ts';
 import { Stepper, toldTo } from './stepper.ts';
 import { broken, healthy, say, Scenario, send, start, wait } from './transcript.ts';
 import type { Step } from './transcript.ts';
 
 const SETTINGS: PoolSettings = { allBackups: false, quorum: 1, hysteresis: 0 };
 
-type Published = { mode: PoolMode; weights: Record<string, number> };
+type Published = Publication;
 
 const publishedBy = (effects: Effect[]): Published | null => {
   const effect = effects.find(({ type }) => type === 'publish');
@@ -254,6 +254,111 @@ describe('publishing', () => {
   test('a server that joins again under its name keeps what is known of its health', () => {
     const web = new Pool().with('a').joins('a', { weight: 3 });
     expect(Object.fromEntries(web.weights)).toEqual({ a: 300 });
+  });
+});
+
+describe('panic', () => {
+  const four = (settings: Partial<PoolSettings> = {}) => new Pool({ panic: 50, ...settings }).with('a', 'b', 'c', 'd');
+
+  test('when fewer than the share of the primaries are well, all of them take traffic', () => {
+    const web = four().health('a', 'down').health('b', 'down');
+    expect([web.mode, web.serving]).toEqual(['serving', ['c', 'd']]);
+    web.health('c', 'down');
+    expect([web.mode, web.machine.state, web.serving]).toEqual(['panic', 'panicking', ['a', 'b', 'c', 'd']]);
+    web.health('b', 'up');
+    expect([web.mode, web.machine.state, web.serving]).toEqual(['serving', 'serving', ['b', 'd']]);
+  });
+
+  test('it takes the place of an exhausted pool', () => {
+    const web = four();
+    for (const name of ['a', 'b', 'c', 'd']) web.health(name, 'down');
+    expect([web.mode, web.serving]).toEqual(['panic', ['a', 'b', 'c', 'd']]);
+  });
+
+  test('without a threshold there is none', () => {
+    const web = four({ panic: 0 });
+    for (const name of ['a', 'b', 'c', 'd']) web.health(name, 'down');
+    expect(web.mode).toBe('exhausted');
+  });
+
+  test('what an operator wants holds: drained, in maintenance or of weight 0 they take none, and don’t count', () => {
+    const web = four().admin('a', 'drain').admin('b', 'maintenance');
+    web.send({ type: 'server.weight', server: 'c', weight: 0 });
+    expect([web.mode, web.serving]).toEqual(['serving', ['d']]);
+    web.health('d', 'down');
+    expect([web.mode, web.serving]).toEqual(['panic', ['d']]);
+  });
+
+  test('weights are whole: slow start says nothing where health isn’t believed', () => {
+    const web = four().send({ type: 'server.share', server: 'a', share: 10 });
+    for (const name of ['a', 'b', 'c']) web.health(name, 'down');
+    expect(Object.fromEntries(web.weights)).toEqual({ a: 100, b: 100, c: 100, d: 100 });
+  });
+
+  test('backups that are well are better than primaries of which none is', () => {
+    const web = new Pool({ panic: 50 }).with('a', 'b', 'backup1').health('a', 'down').health('b', 'down');
+    expect([web.mode, web.serving]).toEqual(['onBackups', ['backup1']]);
+    web.health('backup1', 'down');
+    expect([web.mode, web.serving]).toEqual(['panic', ['a', 'b']]);
+  });
+
+  test('servers that were never checked are not known to be ill: a start is no panic', () => {
+    const web = new Pool({ panic: 100 }).joins('a').joins('b', { initially: 'down' });
+    expect(web.mode).toBe('serving');
+  });
+
+  test('outliers are ill too', () => {
+    const web = four({ maxEjected: 100 });
+    const why = { code: 'errorRate', errors: 30, of: 40 } as const;
+    for (const server of ['a', 'b', 'c']) web.send({ type: 'outlier.suspected', server, why });
+    expect([web.mode, web.serving]).toEqual(['panic', ['a', 'b', 'c', 'd']]);
+  });
+});
+
+describe('clients that are bound to servers', () => {
+  const draining = (web: Pool, event: PoolEvent): readonly string[] | undefined =>
+    publishedBy(web.machine.send(event))?.draining;
+  const bound = () => new Pool({ persistence: true }).with('a', 'b', 'c');
+
+  test('the data plane hears of those that serve only such clients: drained, or of weight 0', () => {
+    const web = bound();
+    expect(draining(web, { type: 'server.admin', server: 'b', admin: 'drain' })).toEqual(['b']);
+    expect(draining(web, { type: 'server.weight', server: 'a', weight: 0 })).toEqual(['a', 'b']);
+    expect(draining(web, { type: 'server.admin', server: 'b', admin: 'ready' })).toEqual(['a']);
+  });
+
+  test.each([
+    ['goes to maintenance', { type: 'server.admin', server: 'b', admin: 'maintenance' }],
+    ['goes down', { type: 'server.health', server: 'b', health: 'down' }],
+    ['leaves', { type: 'server.left', server: 'b' }],
+    ['is wanted by nobody any more', { type: 'settings.changed', settings: SETTINGS }],
+  ] as const)('one that %s serves nobody', (_what, event) => {
+    const web = bound().admin('b', 'drain');
+    expect(draining(web, event)).toEqual([]);
+  });
+
+  test('an outlier that is drained serves nobody until it is back', () => {
+    const web = new Pool({ persistence: true, maxEjected: 50 }).with('a', 'b', 'c');
+    web.send({ type: 'outlier.suspected', server: 'b', why: { code: 'errorRate', errors: 30, of: 40 } });
+    expect(draining(web, { type: 'server.admin', server: 'b', admin: 'drain' })).toBeUndefined();
+    expect(draining(web, { type: 'outlier.returned', server: 'b' })).toEqual(['b']);
+  });
+
+  test('it is told only when it has changed, also when no weight has', () => {
+    const web = bound();
+    web.admin('b', 'drain');
+    expect(draining(web, { type: 'server.weight', server: 'a', weight: 3 })).toBeUndefined();
+    expect(publishedBy(web.machine.send({ type: 'server.health', server: 'b', health: 'down' }))).toEqual({
+      pool: 'web',
+      mode: 'serving',
+      weights: {},
+      draining: [],
+    });
+  });
+
+  test('where nobody is bound nothing is told, and nothing remembered', () => {
+    const web = new Pool().with('a', 'b').admin('b', 'drain');
+    expect(web.machine.context).not.toHaveProperty('draining');
   });
 });
 

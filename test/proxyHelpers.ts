@@ -1,33 +1,79 @@
 /** What the data plane's tests share: servers on kernel-given ports, the real DataPlane before them, and raw clients. */
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { createServer as createHttpServer } from 'node:http';
 import type { IncomingMessage, Server as HttpServer, ServerResponse } from 'node:http';
+import { connect as connectHttp2 } from 'node:http2';
+import type {
+  ClientHttp2Session,
+  ClientHttp2Stream,
+  IncomingHttpHeaders,
+  OutgoingHttpHeaders,
+  SecureClientSessionOptions,
+} from 'node:http2';
 import { connect, createServer } from 'node:net';
 import type { AddressInfo, Server, Socket } from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { onTestFinished } from 'vitest';
+import { newAccessRecord } from '../src/proxy/accessLog.ts';
+import type { AccessRecord, FrontendLog } from '../src/proxy/accessLog.ts';
+import { allocateRing, RingReader } from '../src/proxy/accessLogRing.ts';
 import type { Figures } from '../src/proxy/counters.ts';
 import { DataPlane } from '../src/proxy/dataPlane.ts';
-import type { Balance, BackendModel, FrontendModel, RuleModel } from '../src/proxy/model.ts';
+import type { Observation } from '../src/proxy/observer.ts';
+import { balance as balanceSchema } from '../src/config/balance.ts';
+import { rule as ruleSchema } from '../src/config/rules.ts';
+import type { BackendModel, FrontendModel, ListenerModel, ServerModel } from '../src/proxy/model.ts';
+import { RateMemories, ruleModelsOf } from '../src/proxy/ruleModel.ts';
+import { usesId } from '../src/proxy/rules.ts';
+import type { ServerTlsModel } from '../src/proxy/tlsContext.ts';
 
 export const HOST = '127.0.0.1';
 
 const portOf = (server: Server): number => (server.address() as AddressInfo).port;
 
-/** Waits for what no event tells. */
-export const eventually = async (what: string, check: () => boolean, timeoutMs = 10_000): Promise<void> => {
+/** Waits for what no event tells; `what` as it was in the end when it is a function. */
+export const eventually = async (
+  what: string | (() => string),
+  check: () => boolean,
+  timeoutMs = 10_000,
+): Promise<void> => {
   const deadline = performance.now() + timeoutMs;
   while (!check()) {
-    if (performance.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);
+    if (performance.now() > deadline)
+      throw new Error(`not within ${timeoutMs} ms: ${typeof what === 'string' ? what : what()}`);
     await wait(5);
   }
 };
 
+export type Ran = { status: number | null; stdout: string; stderr: string };
+
+/** A program to its end; what it says is latin1. */
+export const run = async (program: string, args: string[], input: string | Buffer = ''): Promise<Ran> => {
+  const child = spawn(program, args);
+  onTestFinished(() => void child.kill('SIGKILL'));
+  const ran: Ran = { status: null, stdout: '', stderr: '' };
+  child.stdout.on('data', (chunk: Buffer) => (ran.stdout += chunk.toString('latin1')));
+  child.stderr.on('data', (chunk: Buffer) => (ran.stderr += chunk.toString('latin1')));
+  // It may end without having read all of it.
+  child.stdin.on('error', () => {});
+  child.stdin.end(input);
+  const [status] = (await once(child, 'close')) as [number | null];
+  return { ...ran, status };
+};
+
+/** Where to leave what is to be done when the test, or the group of tests that shares it, is over. */
+export type AtEnd = (clean: () => void | Promise<void>) => void;
+
 export type RawServer = { port: number; server: Server; sockets: Set<Socket>; accepted: number };
 
 /** A TCP server; its connections are ended with the test. */
-export const rawServer = async (onConnection: (socket: Socket) => void): Promise<RawServer> => {
+export const rawServer = async (
+  onConnection: (socket: Socket) => void,
+  atEnd: AtEnd = onTestFinished,
+): Promise<RawServer> => {
   const sockets = new Set<Socket>();
   const server = createServer({ allowHalfOpen: true });
   const raw: RawServer = { port: 0, server, sockets, accepted: 0 };
@@ -41,7 +87,7 @@ export const rawServer = async (onConnection: (socket: Socket) => void): Promise
   server.listen(0, HOST);
   await once(server, 'listening');
   raw.port = portOf(server);
-  onTestFinished(() => {
+  atEnd(() => {
     for (const socket of sockets) socket.destroy();
     server.close();
   });
@@ -49,7 +95,7 @@ export const rawServer = async (onConnection: (socket: Socket) => void): Promise
 };
 
 /** A server that answers each request head it gets with these bytes, as they are. */
-export const scriptedServer = (answer: (head: string, socket: Socket) => void): Promise<RawServer> =>
+export const scriptedServer = (answer: (head: string, socket: Socket) => void, atEnd?: AtEnd): Promise<RawServer> =>
   rawServer((socket) => {
     let input = '';
     socket.on('data', (chunk) => {
@@ -61,7 +107,7 @@ export const scriptedServer = (answer: (head: string, socket: Socket) => void): 
       }
     });
     socket.on('end', () => socket.end());
-  });
+  }, atEnd);
 
 export type Backend = { port: number; server: HttpServer; connections: number; requests: string[] };
 
@@ -138,7 +184,38 @@ export const blockedServer = async (): Promise<BlockedServer> => {
   return blocked;
 };
 
-export type ServerSpec = { port: number; weight?: number; maxConnections?: number };
+export type ServerSpec = { port: number; weight?: number; maxConnections?: number; model?: Partial<ServerModel> };
+
+/** TLS as the configuration's defaults have it, with these certificates: PEM texts, each a chain and its key. */
+export const tlsModel = (certificates: string[], more: Partial<ServerTlsModel> = {}): ServerTlsModel => ({
+  certificates,
+  minVersion: 'TLSv1.2',
+  maxVersion: 'TLSv1.3',
+  ciphers: null,
+  cipherSuites: null,
+  curves: null,
+  strictSni: false,
+  alpn: null,
+  tickets: true,
+  clientCertificates: null,
+  ...more,
+});
+
+/** A listener `main` of the frontend `front`. */
+export const listenerModel = (port: number, more: Partial<ListenerModel> = {}): ListenerModel => ({
+  id: 'main',
+  frontend: 'front',
+  address: { host: HOST, port },
+  tls: null,
+  http2: null,
+  proxyProtocol: null,
+  freeBind: false,
+  socketFile: { mode: null, uid: null, gid: null },
+  ...more,
+});
+
+/** Everything is logged; `records` of the proxy gives it back. */
+export const LOG: FrontendLog = { sink: 0, only: 'all', sample: 1, requestHeaders: [], responseHeaders: [] };
 
 export type ProxyOptions = {
   mode?: 'http' | 'tcp';
@@ -146,14 +223,21 @@ export type ProxyOptions = {
   servers: Record<string, ServerSpec>;
   /** Further backends. */
   others?: Record<string, Record<string, ServerSpec>>;
-  balance?: Balance;
+  /** As in the configuration. */
+  balance?: unknown;
   retries?: number;
+  backend?: Partial<BackendModel>;
+  frontend?: Partial<FrontendModel>;
+  listener?: Partial<ListenerModel>;
   timeouts?: Partial<BackendModel['timeouts']>;
   clientTimeouts?: Partial<FrontendModel['timeouts']>;
   maxConnections?: number;
-  rules?: RuleModel[];
+  /** As in the configuration. */
+  rules?: unknown[];
   certificates?: string[];
+  logOf?: (worker: number) => SharedArrayBuffer;
   workers?: number;
+  atEnd?: AtEnd;
 };
 
 export type Proxy = {
@@ -164,21 +248,10 @@ export type Proxy = {
   exits: string[];
   drained: string[];
   listenings: { id: string; port: number }[];
+  observed: Observation[];
   figures(name: string): Figures;
-};
-
-/** A port that several listeners with SO_REUSEPORT can share: held until they do. */
-const holdPort = async (): Promise<{ port: number; letGo(): Promise<void> }> => {
-  const holder = createServer();
-  holder.listen({ port: 0, host: HOST, reusePort: true });
-  await once(holder, 'listening');
-  return {
-    port: portOf(holder),
-    letGo: async () => {
-      holder.close();
-      await once(holder, 'close');
-    },
-  };
+  /** What was logged so far, each worker's in order. */
+  records(): AccessRecord[];
 };
 
 /** The listener is `main`, the frontend `front`, the backend `web`. */
@@ -192,7 +265,21 @@ export const startProxy = async (options: ProxyOptions): Promise<Proxy> => {
   const failures: string[] = [];
   let ready = 0;
   let ended = false;
-  const dataPlane = new DataPlane({
+  const logs = new Map<number, { memory: SharedArrayBuffer; reader: RingReader }>();
+  const logOf = (worker: number): SharedArrayBuffer => {
+    const memory = logs.get(worker)?.memory ?? allocateRing();
+    logs.set(worker, { memory, reader: new RingReader(memory, newAccessRecord('http')) });
+    return memory;
+  };
+  const logged: AccessRecord[] = [];
+  const records = (): AccessRecord[] => {
+    for (const { reader } of logs.values())
+      for (let next = reader.read(); next; next = reader.read()) logged.push({ ...next.record });
+    return logged;
+  };
+  const observed: Observation[] = [];
+  const dataPlane = new DataPlane(options.logOf ?? logOf, {
+    observed: (observation) => observed.push(observation),
     workerReady: () => ready++,
     workerExited: (index, code, message) => {
       if (!ended) exits.push(`${index}: ${code} ${message}`);
@@ -201,34 +288,59 @@ export const startProxy = async (options: ProxyOptions): Promise<Proxy> => {
     listenerFailed: (id, code, message) => failures.push(`${id}: ${code} ${message}`),
     listenerDrained: (id) => drained.push(id),
   });
-  onTestFinished(async () => {
+  const atEnd = options.atEnd ?? onTestFinished;
+  atEnd(async () => {
     ended = true;
     await dataPlane.terminate();
   });
-  const held = await holdPort();
+  const serverModel = (backend: string, name: string, spec: ServerSpec): ServerModel => ({
+    name,
+    address: { host: HOST, port: spec.port },
+    slot: dataPlane.slot(`${backend}/${name}`),
+    maxConnections: spec.maxConnections ?? 0,
+    maxQueue: 0,
+    defaultHost: `${HOST}:${spec.port}`,
+    tls: null,
+    sendProxy: null,
+    ...spec.model,
+  });
   const backendModel = (name: string, servers: Record<string, ServerSpec>): BackendModel => ({
     name,
-    balance,
+    slot: dataPlane.slot(`pool/${name}`),
+    balance: balanceSchema.parse(balance),
+    sticky: null,
+    stickTable: null,
+    observe: null,
     retries,
+    maxQueue: 10_000,
     timeouts: { connect: 2_000, server: 10_000, queue: 5_000, tunnel: 10_000, ...options.timeouts },
-    servers: Object.entries(servers).map(([server, { port, maxConnections = 0 }]) => ({
-      name: server,
-      address: { host: HOST, port },
-      slot: dataPlane.slot(`${name}/${server}`),
-      maxConnections,
-    })),
+    errorPages: [],
+    ...options.backend,
+    servers: Object.entries(servers).map(([server, spec]) => serverModel(name, server, spec)),
   });
   const backends = Object.entries({ web: options.servers, ...options.others });
+  const rules = ruleModelsOf(
+    'front',
+    (options.rules ?? []).map((one) => ruleSchema.parse(one)),
+    (file) => readFileSync(file, 'utf8'),
+    new RateMemories(),
+  );
   dataPlane.configure({
     frontends: [
       {
         name: 'front',
         mode,
         slot: dataPlane.slot('front'),
-        rules: options.rules ?? [],
+        rules,
+        needsId: usesId(rules),
         use: 'web',
         maxConnections: options.maxConnections ?? 10_000,
+        forwardedFor: 'add',
+        compression: null,
+        errorPages: [],
+        log: null,
         timeouts: { client: 10_000, httpRequest: 10_000, keepAlive: 10_000, ...options.clientTimeouts },
+        ...options.frontend,
       },
     ],
     backends: backends.map(([name, servers]) => backendModel(name, servers)),
@@ -241,22 +353,21 @@ export const startProxy = async (options: ProxyOptions): Promise<Proxy> => {
   for (let index = 0; index < count; index++) dataPlane.startWorker(index);
   await eventually('workers ready', () => ready === count);
   process.off('worker', onWorker);
-  dataPlane.openListener({
-    id: 'main',
-    frontend: 'front',
-    address: { host: HOST, port: held.port },
-    certificates: options.certificates ?? null,
-    freeBind: false,
-  });
+  dataPlane.openListener(
+    listenerModel(0, {
+      tls: options.certificates ? tlsModel(options.certificates) : null,
+      ...options.listener,
+    }),
+  );
   await eventually('listening', () => listenings.length === count || failures.length > 0);
   if (failures.length > 0) throw new Error(failures.join('; '));
-  await held.letGo();
   const figures = (name: string): Figures => {
     const found = dataPlane.figures(name);
     if (!found) throw new Error(`no figures of ${name}`);
     return found;
   };
-  return { port: held.port, dataPlane, workers, exits, drained, listenings, figures };
+  const { port } = listenings[0]!;
+  return { port, dataPlane, workers, exits, drained, listenings, observed, figures, records };
 };
 
 /** A client that sees every byte. */
@@ -285,17 +396,26 @@ export class RawClient {
 
   /** What has come, once it holds this. */
   async until(part: string | RegExp): Promise<string> {
-    await eventually(`${String(part)} in ${JSON.stringify(this.text.slice(-300))}`, () =>
-      typeof part === 'string' ? this.text.includes(part) : part.test(this.text),
+    await eventually(
+      () => `${String(part)} in ${this.#seen()}`,
+      () => (typeof part === 'string' ? this.text.includes(part) : part.test(this.text)),
     );
     return this.text;
   }
 
   /** All that has come until the other side ended or reset. */
   async rest(): Promise<string> {
-    await eventually(`the end after ${JSON.stringify(this.text.slice(-300))}`, () => this.ended || this.closed);
+    await eventually(
+      () => `the end after ${this.#seen()}`,
+      () => this.ended || this.closed,
+    );
     this.socket.destroy();
     return this.text;
+  }
+
+  #seen(): string {
+    const state = this.error?.code ?? (this.closed ? 'closed' : this.ended ? 'ended' : 'open');
+    return `${JSON.stringify(this.text.slice(-300))}, ${state}`;
   }
 }
 
@@ -306,3 +426,52 @@ export const get = (path = '/', fields = ''): string => `GET ${path} HTTP/1.1\r\
 export const getAndClose = (path = '/', fields = ''): string => get(path, `Connection: close\r\n${fields}`);
 export const statusOf = (text: string): number => Number(/^HTTP\/1\.1 (\d{3})/.exec(text)?.[1]);
 export const bodyOf = (text: string): string => text.slice(text.indexOf('\r\n\r\n') + 4);
+
+/** A connection of HTTP/2 over TLS, whose certificate is not looked at. */
+export const http2Client = (port: number, options: SecureClientSessionOptions = {}): ClientHttp2Session => {
+  const session = connectHttp2(`https://${HOST}:${port}`, {
+    servername: 'shop.test',
+    rejectUnauthorized: false,
+    ...options,
+  });
+  // Each of its streams tells what became of it.
+  session.on('error', () => {});
+  onTestFinished(() => session.destroy());
+  return session;
+};
+
+export type Http2Answer = {
+  status: number;
+  headers: IncomingHttpHeaders;
+  interim: number[];
+  body: Buffer;
+  trailers: IncomingHttpHeaders;
+};
+
+/** The answer on a stream, whole; an error of the stream when it is cut off. */
+export const http2Answer = async (stream: ClientHttp2Stream): Promise<Http2Answer> => {
+  const answer: Http2Answer = { status: 0, headers: {}, interim: [], body: Buffer.alloc(0), trailers: {} };
+  const parts: Buffer[] = [];
+  stream.on('headers', (headers) => answer.interim.push(Number(headers[':status'])));
+  stream.on('response', (headers) => {
+    answer.status = Number(headers[':status']);
+    answer.headers = headers;
+  });
+  stream.on('trailers', (headers) => (answer.trailers = headers));
+  stream.on('data', (chunk: Buffer) => parts.push(chunk));
+  await once(stream, 'end');
+  if (stream.rstCode !== 0) throw new Error(`the stream was reset with ${stream.rstCode}`);
+  answer.body = Buffer.concat(parts);
+  return answer;
+};
+
+/** Asks for `/` unless the fields say otherwise. */
+export const http2Ask = (
+  session: ClientHttp2Session,
+  fields: OutgoingHttpHeaders = {},
+  body: string | Buffer | null = null,
+): Promise<Http2Answer> => {
+  const stream = session.request({ ':authority': 'shop.test', ...fields }, { endStream: body === null });
+  if (body !== null) stream.end(body);
+  return http2Answer(stream);
+};

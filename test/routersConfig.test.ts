@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { formatProblem, loadConfig } from '../src/config/load.ts';
 import type { Config } from '../src/config/schema.ts';
+import { listenersOf } from '../src/dataPlaneWiring.ts';
 import { recordableConfig } from '../src/fingerprint.ts';
-import { actorsOf, holdersOf, listenersOf } from '../src/wiring.ts';
+import { actorsOf, holdersOf } from '../src/wiring.ts';
 import { tempFolder } from './nodeHelpers.ts';
 
 type Keys = Record<string, unknown>;
@@ -267,7 +268,7 @@ describe('the actors that routers ask for', () => {
   test('a listener on a virtual address can be bound before it is here; on loopback it waits for the address', () => {
     const frontends = { shop: { mode: 'http', bind: ['10.9.0.100:80', '127.0.0.100:80', '127.0.0.1:80'], use: 'web' } };
     const config = configOf({ gw: MULTICAST, local: UDP }, { frontends });
-    const free = listenersOf(config, () => '').map(({ id, freeBind }) => `${id} ${freeBind}`);
+    const free = listenersOf(config).map(({ id, freeBind }) => `${id} ${freeBind}`);
     expect(free).toEqual([
       'listener/shop/10.9.0.100:80 true',
       'listener/shop/127.0.0.100:80 true',

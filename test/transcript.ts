@@ -119,7 +119,7 @@ export class Scenario {
             open: () => {},
             close: () => {},
             sendAdvert: (router, priority, periodic) => this.#sendAdvert(router, priority, periodic),
-            look: (router) => this.#look(router),
+            look: (router, answer) => answer(this.#look(router).silentMs),
           },
           notify,
           () => this.system.timerLateUs / 1000,

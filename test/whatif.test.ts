@@ -4,6 +4,7 @@ import { whatIf } from '../src/worlds/whatif.ts';
 import type { WhatIf, WhatIfTransition } from '../src/worlds/whatif.ts';
 import { downWhile, makeFolder, PASSED, SimulatedNode, webConfig, withReader } from './journalHelpers.ts';
 import type { SimulatedOptions } from './journalHelpers.ts';
+import { failInARow, parseObserve, withObserve } from './observeHelpers.ts';
 
 const record = async (
   options: Omit<SimulatedOptions, 'path'>,
@@ -131,5 +132,55 @@ describe('another configuration', () => {
     const path = await record({ health: flap }, 30_000);
     const { would } = ask(path, webConfig({ servers: ['web2'] }));
     expect(would.filter(({ actor }) => actor === 'server/web/web1')).toEqual([]);
+  });
+});
+
+describe('live traffic', () => {
+  const three = webConfig({ servers: ['web1', 'web2', 'web3'] });
+  const observed = (given: Record<string, unknown>) => withObserve(three, parseObserve(given));
+  /** web2 fails five times in a row, and twice half a minute later. */
+  const failing = (config: Config) =>
+    record({ config }, 120_000, (node) => {
+      node.runUntil(20_000);
+      failInARow(node, 'web2', 5);
+      node.runUntil(60_000);
+      failInARow(node, 'web2', 3);
+    });
+  const ejections = (transitions: WhatIfTransition[]) =>
+    transitions.filter(({ actor, state }) => actor === 'observer/web/web2' && state === 'ejected').length;
+
+  test('the configuration that really ran ejects what was ejected, when it was', async () => {
+    const config = observed({ outliers: {}, panic: 40 });
+    const { real, would, unobserved, untold } = ask(await failing(config), config);
+    const byTime = (transitions: WhatIfTransition[]) =>
+      transitions.map(({ timeUs, actor, state }) => `${timeUs} ${actor} ${state}`).sort();
+    expect(byTime(would)).toEqual(byTime(real));
+    expect(ejections(real)).toBe(1);
+    expect([unobserved, untold]).toEqual([[], []]);
+  });
+
+  test('a lower limit ejects once more, a higher one never, and what is not known then is said', async () => {
+    const path = await failing(observed({ outliers: {} }));
+    expect(ejections(ask(path, observed({ outliers: { consecutiveErrors: 3 } })).would)).toBe(2);
+    const { would, untold } = ask(path, observed({ outliers: { consecutiveErrors: 6 } }));
+    expect(ejections(would)).toBe(0);
+    expect(untold).toEqual([
+      'web/web2 was really ejected, and would not have been then: what it would have answered meanwhile is not known, and taken to be well',
+    ]);
+  });
+
+  test('errors that counted against health for nobody would have marked it down', async () => {
+    const path = await failing(observed({ outliers: {} }));
+    const config = observed({ observe: { layer: 'layer7', errorLimit: 5, onError: 'markDown' } });
+    expect(timesDown(ask(path, config).would, 'server/web/web2')).toHaveLength(1);
+  });
+
+  test('traffic that nobody observed says nothing, and that is said', async () => {
+    const path = await record({ config: three }, 10_000);
+    expect(ask(path, observed({ outliers: {} })).unobserved).toEqual([
+      'observer/web/web1',
+      'observer/web/web2',
+      'observer/web/web3',
+    ]);
   });
 });

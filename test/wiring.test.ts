@@ -1,9 +1,9 @@
-/** From a configuration to its actors, and to what the data plane has to know. */
+/** From a configuration to its actors. */
 import { describe, expect, test } from 'vitest';
 import { machines } from '../machines/index.ts';
 import { loadConfig } from '../src/config/load.ts';
 import type { Config } from '../src/config/schema.ts';
-import { actorsOf, listenersOf, modelOf } from '../src/wiring.ts';
+import { actorsOf } from '../src/wiring.ts';
 import type { ActorSpec } from '../src/wiring.ts';
 import { healthy, Scenario } from './transcript.ts';
 
@@ -197,95 +197,4 @@ backends:
     expect(new Set([...here, ...there]).size).toBe(4);
     for (const phase of here) expect(phase >= 0 && phase < 1).toBe(true);
   });
-});
-
-describe('the model of the data plane', () => {
-  const rulesFor = (when: string) => {
-    const config = configOf(`
-frontends:
-  shop: { mode: http, bind: ["127.0.0.1:8080"], use: web, rules: [{ when: ${when}, use: api }] }
-backends:
-  web: { servers: [{ name: a, address: "10.0.0.1:80" }] }
-  api: { servers: [{ name: a, address: "10.0.0.2:80" }] }
-`);
-    const rule = modelOf(config, () => 0).frontends[0]!.rules[0]!;
-    return {
-      host: (host: string) => new RegExp(rule.host!).test(host),
-      path: (path: string) => new RegExp(rule.path!).test(path),
-      rule,
-    };
-  };
-
-  test('a host matches itself and nothing around it', () => {
-    const { host, rule } = rulesFor('{ host: api.example.com }');
-    expect(rule).toMatchObject({ path: null, use: 'api' });
-    expect(host('api.example.com')).toBe(true);
-    const others = ['apiXexample.com', 'api.example.com.evil.org', 'my-api.example.com', 'example.com'];
-    expect(others.filter(host)).toEqual([]);
-  });
-
-  test('hosts are written in any case: the engine gives them in lower case', () => {
-    expect(rulesFor('{ host: API.Example.COM }').host('api.example.com')).toBe(true);
-  });
-
-  test('*.example.com matches any name below, and not example.com itself', () => {
-    const { host } = rulesFor('{ host: "*.example.com" }');
-    const below = ['a.example.com', 'a.b.example.com'];
-    const others = ['example.com', '.example.com', 'aexample.com', 'a.example.com.org'];
-    expect([...below, ...others].filter(host)).toEqual(below);
-  });
-
-  test('of several hosts or paths one is enough, each whole', () => {
-    const { host, path } = rulesFor('{ host: [a.org, b.org], path: [/x, "/y/**"] }');
-    expect(['a.org', 'b.org', 'a.orgb.org', 'xa.org', 'b.orgx'].map(host)).toEqual([true, true, false, false, false]);
-    expect(['/x', '/y/z', '/xx', '/a/x', '/z/y/z'].map(path)).toEqual([true, true, false, false, false]);
-  });
-
-  test('* in a path stays within a segment, ** goes across', () => {
-    const one = rulesFor('{ path: "/api/*/items" }').path;
-    expect(['/api/v1/items', '/api/items', '/api/v1/x/items'].map(one)).toEqual([true, false, false]);
-    const all = rulesFor('{ path: "/admin/**" }').path;
-    expect(['/admin/', '/admin/a', '/admin/a/b.c', '/admin/.git/x', '/administrator'].map(all)).toEqual([
-      true,
-      true,
-      true,
-      true,
-      false,
-    ]);
-  });
-
-  test('a path without stars is that path: dots and plus signs stand for themselves', () => {
-    const { path } = rulesFor('{ path: "/a+b/c.html" }');
-    expect(['/a+b/c.html', '/aab/c.html', '/a+b/cxhtml'].map(path)).toEqual([true, false, false]);
-  });
-
-  test('frontends and servers get the slots of their own names, so that workers count in the same places', () => {
-    const asked: string[] = [];
-    const model = modelOf(configOf(SHOP), (name) => asked.push(name) - 1);
-    expect(asked).toEqual(['frontend/shop', 'server/web/web1', 'server/web/web2', 'server/static/files']);
-    expect(model.frontends[0]!.slot).toBe(0);
-    expect(model.backends.flatMap(({ servers }) => servers.map(({ name, slot }) => [name, slot]))).toEqual([
-      ['web1', 1],
-      ['web2', 2],
-      ['files', 3],
-    ]);
-  });
-
-  test('servers stand in the order of the file, which `first` and `source` go by', () => {
-    const model = modelOf(configOf(SHOP), () => 0);
-    expect(model.backends.map(({ name, servers }) => [name, servers.map((server) => server.name)])).toEqual([
-      ['web', ['web1', 'web2']],
-      ['static', ['files']],
-    ]);
-  });
-});
-
-test('listeners come with the ids of their actors, and with certificates only where they have TLS', () => {
-  const config = configOf(SHOP);
-  const tls = { certificates: ['/etc/a.pem', '/etc/b.pem'] };
-  config.frontends['shop']!.bind[1]!.tls = tls;
-  const listeners = listenersOf(config, (file) => `PEM of ${file}`);
-  const ids = new Set(actorsOf(config).map(({ id }) => id));
-  expect(listeners.filter(({ id }) => !ids.has(id))).toEqual([]);
-  expect(listeners.map(({ certificates }) => certificates)).toEqual([null, ['PEM of /etc/a.pem', 'PEM of /etc/b.pem']]);
 });

@@ -7,7 +7,7 @@
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Capture } from './capture.ts';
@@ -106,8 +106,16 @@ export class Lab {
     };
     removeNow(namespaceNames().filter((name) => isOrphan(name, NAMESPACE)));
     for (const folder of readdirSync(tmpdir()).filter((name) => isOrphan(name, FOLDER))) {
-      rmSync(join(tmpdir(), folder), { recursive: true, force: true });
+      removeFolder(join(tmpdir(), folder));
     }
+  }
+
+  /** A folder on a disk of its own, which can be filled without harm to anything else; goes with the lab. */
+  async disk(name: string, size: string): Promise<string> {
+    const folder = join(this.folder, name);
+    mkdirSync(folder);
+    await output('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'understudy-lab', folder]);
+    return folder;
   }
 
   /** A host with an interface in each of the segments named, up and addressed when this returns. */
@@ -190,7 +198,7 @@ export class Lab {
 
   #forget(): void {
     labs.delete(this);
-    rmSync(this.folder, { recursive: true, force: true });
+    removeFolder(this.folder);
   }
 
   #segment(name: string): Promise<unknown> {
@@ -408,6 +416,16 @@ const isAlive = (pid: number): boolean => {
 const removeNow = (namespaces: string[]): void => {
   if (namespaces.length === 0) return;
   spawnSync('sh', ['-c', `${killing(namespaces)}\n${deletion(namespaces)}`], { stdio: 'ignore' });
+};
+
+/** With the disks that are mounted in it. */
+const removeFolder = (folder: string): void => {
+  const mounts = readFileSync('/proc/self/mounts', 'utf8')
+    .split('\n')
+    .map((line) => line.split(' ')[1])
+    .filter((mount) => mount?.startsWith(`${folder}/`));
+  for (const mount of mounts) spawnSync('umount', ['--lazy', mount!], { stdio: 'ignore' });
+  rmSync(folder, { recursive: true, force: true });
 };
 
 /** Until a signal asks for the end, so that a lab may be left standing. */

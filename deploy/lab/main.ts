@@ -1,82 +1,45 @@
 /**
- * `npm run lab [-- active-backup|active-active]`: two load balancers, three web servers and a client as hosts of their
- * own on this machine, to break and watch. Stands until Ctrl-C. Takes root.
+ * `npm run lab [-- active-backup|active-active]` or `npm run lab -- --cluster`: load balancers, web servers and a client
+ * as hosts of their own on this machine, to break and watch. Stands until Ctrl-C. Takes root.
  */
-import { copyFileSync, existsSync, readdirSync } from 'node:fs';
-import { join, relative, resolve } from 'node:path';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
 import { Lab, untilInterrupted } from './lab.ts';
-import type { Host } from './lab.ts';
-import { startNginx } from './nginx.ts';
-import type { LabProcess } from './process.ts';
-
-const BALANCERS = { lb1: '10.9.0.11', lb2: '10.9.0.12' };
-const SERVERS = { web1: '10.9.0.21', web2: '10.9.0.22', web3: '10.9.0.23' };
-const CLIENT = '10.9.0.31';
-const VIP = '10.9.0.100';
-
-const examples = resolve(import.meta.dirname, '../examples');
-const understudy = resolve(import.meta.dirname, '../../bin/understudy');
+import { standCluster } from './standCluster.ts';
+import { examples } from './standing.ts';
+import { standPair } from './standPair.ts';
 
 const stop = (message: string): never => {
   console.error(message);
   process.exit(2);
 };
 
-/** A node that doesn't start is told, and leaves the rest standing, so that it can be started by hand. */
-const startNode = async (host: Host, example: string): Promise<LabProcess> => {
-  const file = join(host.folder, `${host.name}.yaml`);
-  copyFileSync(join(examples, example, `${host.name}.yaml`), file);
-  // In the lab's folder, so that the journal goes with it.
-  const node = await host.spawn(understudy, ['run', file], { cwd: host.folder });
+const argumentsOf = () => {
   try {
-    await node.waitFor(/is running/);
+    return parseArgs({ allowPositionals: true, options: { cluster: { type: 'boolean', default: false } } });
   } catch (error) {
-    console.error(`${String(error)}\n${node.lines.map(({ text }) => text).join('\n')}`);
-    console.error(`Start ${host.name} with: ip netns exec ${host.namespace} ${understudy} run ${file}`);
+    return stop((error as Error).message);
   }
-  return node;
 };
 
-const example = process.argv[2] ?? 'active-backup';
-if (!existsSync(join(examples, example))) stop(`there is no ${example}; there are ${readdirSync(examples).join(', ')}`);
+const { values, positionals } = argumentsOf();
+const example = positionals[0] ?? 'active-backup';
+const pairs = readdirSync(examples).filter(
+  (name) => existsSync(join(examples, name, 'lb2.yaml')) && name !== 'cluster',
+);
+if (!pairs.includes(example)) stop(`there is no ${example}; there are ${pairs.join(', ')} and --cluster`);
 if (process.getuid?.() !== 0) stop('network namespaces take root: sudo npm run lab');
 
 const interrupted = untilInterrupted();
 const lab = await Lab.create();
 try {
-  const hostAt = ([name, address]: [string, string]) => lab.host(name, { addresses: { eth0: [`${address}/24`] } });
-  const balancers = await Promise.all(Object.entries(BALANCERS).map(hostAt));
-  const servers = await Promise.all(Object.entries(SERVERS).map(hostAt));
-  const client = await hostAt(['client', CLIENT]);
-  await Promise.all(servers.map((server) => startNginx(server, `Hello from ${server.name}.`)));
-  const [lb1, lb2] = balancers as [Host, Host];
-  const [node1, node2] = await Promise.all([startNode(lb1, example), startNode(lb2, example)]);
-
-  const on = (host: Host) => `ip netns exec ${host.namespace}`;
-  const command = relative(process.cwd(), understudy);
-  const cable = `ip -n ${lab.switchNamespace} link set ${lb1.port('eth0')}`;
-  console.log(`
-The lab stands: lb1 and lb2 (${example}), web1, web2 and web3, and a client, on one wire. Files: ${lab.folder}
-
-Ask through the virtual address, as a client:
-  ${on(client)} curl -s http://${VIP}/
-  while sleep 0.1; do ${on(client)} curl -s -m 1 http://${VIP}/ || echo NOTHING; done
-
-Who holds it, and why:
-  ${on(lb1)} ${command} status
-  ${on(lb2)} ${command} status
-  ${on(lb2)} ${command} log --follow
-
-Break something (PIDs: lb1 ${node1.pid}, lb2 ${node2.pid}):
-  kill -STOP ${node1.pid}; sleep 2; kill -CONT ${node1.pid}
-  ${cable} down; sleep 2; ${cable} up
-  kill -TERM ${node1.pid}
-
-Watch the adverts:
-  ${on(client)} tcpdump -n -i eth0 ip proto 112
-
-Ctrl-C ends everything.`);
+  console.log(await (values.cluster ? standCluster(lab) : standPair(lab, example)));
   await interrupted;
+} catch (error) {
+  // What the programs have said tells why.
+  console.error(lab.log());
+  throw error;
 } finally {
   await lab.destroy();
 }

@@ -19,20 +19,35 @@ export const labelText = (labels: Labels): string => {
 export const withLabel = (text: string, name: string, value: string): string =>
   text === '' ? `{${name}="${value}"}` : `${text.slice(0, -1)},${name}="${value}"}`;
 
+export type MakeFamily = (name: string, type: 'gauge' | 'counter' | 'histogram', help: string) => Family;
+
+/** Text that is put together before it leaves the heap: what thousands of servers have to say would burden the collector. */
+const PART_LENGTH = 16 * 1024;
+
 export class Family {
   readonly name: string;
-  #lines: string[];
+  #head: string;
+  #parts: Buffer[] = [];
+  #tail = '';
 
   constructor(name: string, type: 'gauge' | 'counter' | 'histogram', help: string) {
     this.name = `understudy_${name}`;
-    this.#lines = [`# HELP ${this.name} ${help}`, `# TYPE ${this.name} ${type}`];
+    this.#head = `# HELP ${this.name} ${help}\n# TYPE ${this.name} ${type}\n`;
   }
 
   add(labels: string, value: number, suffix = ''): void {
-    this.#lines.push(`${this.name}${suffix}${labels} ${value}`);
+    this.#tail += `${this.name}${suffix}${labels} ${value}\n`;
+    if (this.#tail.length > PART_LENGTH) this.#cut();
   }
 
-  text(): string {
-    return `${this.#lines.join('\n')}\n`;
+  /** The text in parts, so that nobody has to wait for the whole; nothing of a family without samples. */
+  parts(): Buffer[] {
+    if (this.#tail !== '') this.#cut();
+    return this.#parts.length === 0 ? [] : [Buffer.from(this.#head), ...this.#parts];
+  }
+
+  #cut(): void {
+    this.#parts.push(Buffer.from(this.#tail));
+    this.#tail = '';
   }
 }

@@ -159,6 +159,10 @@ export const routerProblems = (node: UnderstudyNode): string[] => {
     if (machine !== 'vrrpRouter') continue;
     const { name, faults, conflicts } = context as RouterContext;
     if (state === 'fault') problems.push(`router ${name} is in FAULT: ${faultsText(faults)}`);
+    if (state === 'master' && typeof faults['bus'] === 'string')
+      problems.push(
+        `router ${name} is cut off from its peers and keeps its addresses: NATS is away (${faults['bus']})`,
+      );
     for (const [peer, conflict] of Object.entries(conflicts))
       problems.push(`router ${name}: ${conflictText(peer, conflict)}`);
   }

@@ -2,13 +2,18 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
+import { Readable } from 'node:stream';
 import picomatch from 'picomatch';
 import Fastify from 'fastify';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { z } from 'zod';
 import type { AnyStateMachine } from 'xstate';
 import { shapeOf } from '../../actors/decide.ts';
+import type { DeskCommand } from '../../machines/commandDesk.ts';
 import { machines } from '../../machines/index.ts';
+import { isReload, requestSchema, splitRequest } from '../bus/commandMessage.ts';
+import type { Addressing } from '../bus/commandMessage.ts';
+import type { Cluster } from '../cluster/cluster.ts';
+import type { ClusterAnswer } from '../cluster/clusterCommands.ts';
 import { formatEndpoint, isLoopback } from '../config/units.ts';
 import { messageOf, UnderstudyError } from '../errors.ts';
 import { JournalQueries } from '../journal/queries.ts';
@@ -16,9 +21,11 @@ import type { RowFilter } from '../journal/reader.ts';
 import { viewOfEntry } from '../journal/view.ts';
 import type { ReloadResult, UnderstudyNode } from '../node.ts';
 import { parseTime } from '../time.ts';
+import { addConfigRoutes, CONFIG_PATH } from './config.ts';
 import { CONTENT_TYPE } from './exposition.ts';
 import { metricsOf } from './metrics.ts';
 import { problemsOf, stateOfNode } from './state.ts';
+import { Stats } from './statsCsv.ts';
 
 /** Records of one answer at the most; who wants more asks from the last seq on. */
 const MAX_RECORDS = 1_000;
@@ -35,28 +42,19 @@ export type ApiOptions = {
   reload(): Promise<ReloadResult>;
 };
 
-const name = z.string().min(1);
-const commandSchema = z.discriminatedUnion('type', [
-  z.strictObject({ type: z.literal('server.ready'), pool: name, server: name }),
-  z.strictObject({ type: z.literal('server.drain'), pool: name, server: name }),
-  z.strictObject({ type: z.literal('server.maintenance'), pool: name, server: name }),
-  z.strictObject({ type: z.literal('server.weight'), pool: name, server: name, weight: z.int().min(0).max(256) }),
-  z.strictObject({ type: z.literal('router.demote'), router: name }),
-  z.strictObject({ type: z.literal('router.promote'), router: name }),
-  z.strictObject({ type: z.literal('reload') }),
-]);
-
 export const startApi = async ({ node, reload }: ApiOptions): Promise<Api> => {
   const { token, file: tokenFile } = tokenOf(node);
   const { listen } = node.config.api;
   const needsTokenToRead = !isLoopback(listen.host);
   const app = Fastify({ logger: false, forceCloseConnections: true });
   const queries = new JournalQueries(node.journal.path);
+  const stats = new Stats(node);
 
   app.setErrorHandler((error, _request, reply) => sendError(reply, error));
   app.addHook('onRequest', async (request, reply) => {
     const reads = request.method === 'GET' || request.method === 'HEAD';
-    const open = reads && (!needsTokenToRead || request.url === '/healthz');
+    const isSecret = request.url.startsWith(CONFIG_PATH);
+    const open = reads && !isSecret && (!needsTokenToRead || request.url === '/healthz');
     if (open || hasToken(request, token)) return;
     await reply.code(401).send({ code: 'TOKEN_NEEDED', message: 'Authorization: Bearer TOKEN is needed' });
   });
@@ -65,11 +63,24 @@ export const startApi = async ({ node, reload }: ApiOptions): Promise<Api> => {
     const problems = problemsOf(node);
     return { status: problems.length === 0 ? 'ok' : 'degraded', problems };
   });
-  app.get<{ Querystring: { only?: string } }>('/metrics', async ({ query }, reply) => {
-    const text = await metricsOf(node, query.only === 'node');
-    return reply.type(CONTENT_TYPE).send(text);
+  app.get<{ Querystring: { only?: string } }>('/metrics', ({ query }, reply) =>
+    reply.type(CONTENT_TYPE).send(Readable.from(metricsOf(node, query.only === 'node'))),
+  );
+  // As HAProxy's: what stands behind the semicolons are options, and of those `csv` is the one that is answered.
+  app.get<{ Params: { '*': string } }>('/stats;*', ({ params }, reply) => {
+    const options = params['*'].split(';');
+    if (!options.includes('csv')) {
+      reply.callNotFound();
+      return reply;
+    }
+    return reply.type('text/plain').header('cache-control', 'no-cache').send(Readable.from(stats.csv()));
   });
-  app.get('/api/state', () => stateOfNode(node, tokenFile));
+  // The file of the token means something on this machine only.
+  node.cluster?.ask.answer('state', () => stateOfNode(node, null));
+  app.get<{ Querystring: { node?: string } }>('/api/state', ({ query }) =>
+    query.node === undefined ? stateOfNode(node, tokenFile) : stateElsewhere(node, query.node),
+  );
+  addConfigRoutes(app, node);
   app.get('/api/machines', () => ({ machines: Object.keys(machines) }));
   app.get<{ Params: { name: string } }>('/api/machines/:name', (request, reply) => {
     const known = Object.hasOwn(machines, request.params.name);
@@ -91,14 +102,21 @@ export const startApi = async ({ node, reload }: ApiOptions): Promise<Api> => {
     streamEvents(node, request, reply),
   );
   app.post('/api/commands', async (request, reply) => {
-    const parsed = commandSchema.safeParse(request.body);
+    const parsed = requestSchema.safeParse(request.body);
     if (!parsed.success) {
       const message = parsed.error.issues
         .map((issue) => (issue.path.length === 0 ? issue.message : `${issue.path.join('.')}: ${issue.message}`))
         .join('; ');
       return reply.code(400).send({ code: 'USAGE', message });
     }
-    const result = parsed.data.type === 'reload' ? await reload() : await node.command(parsed.data);
+    const { command, addressing } = splitRequest(parsed.data);
+    if (node.cluster) {
+      const result = await giveToCluster(node, node.cluster, command, addressing);
+      const isRecorded = result.answers.every((answer) => !('recorded' in answer) || answer.recorded);
+      return reply.code(isRecorded ? 200 : 202).send(result);
+    }
+    refuseCluster(addressing);
+    const result = isReload(command) ? await reload() : await node.command(command);
     // Done, but not on disk: 202 says that it has not been made fast.
     return reply.code(result.recorded ? 200 : 202).send(result);
   });
@@ -110,9 +128,33 @@ export const startApi = async ({ node, reload }: ApiOptions): Promise<Api> => {
     tokenFile,
     close: async () => {
       await app.close();
+      stats.stop();
       await queries.close();
     },
   };
+};
+
+/** @throws UnderstudyError NODE_REFUSED, and what asking throws */
+const stateElsewhere = ({ cluster }: UnderstudyNode, name: string): Promise<unknown> => {
+  if (cluster) return cluster.ask.node(name, 'state');
+  throw new UnderstudyError('NODE_REFUSED', `the bus is memory: this node can't ask ${name}`);
+};
+
+/** To all nodes, unless it says otherwise; a router's to one node. @throws UnderstudyError */
+const giveToCluster = (
+  node: UnderstudyNode,
+  cluster: Cluster,
+  command: DeskCommand,
+  { scope, node: named }: Addressing,
+): Promise<ClusterAnswer> => {
+  const one = 'router' in command ? (named ?? node.config.node) : null;
+  if (scope === 'local' || one === node.config.node) return cluster.commands.giveHere(command);
+  return cluster.commands.give(command, one);
+};
+
+const refuseCluster = ({ scope, node: named }: Addressing): void => {
+  if (scope !== 'cluster' && named === undefined) return;
+  throw new UnderstudyError('NODE_REFUSED', 'the bus is memory: this node knows of no cluster');
 };
 
 const bind = async (app: FastifyInstance, { host, port }: { host: string; port: number }): Promise<void> => {

@@ -2,6 +2,7 @@ import { request as httpRequest, STATUS_CODES } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import type { CheckConfig } from '../config/schema.ts';
 import { formatEndpoint } from '../config/units.ts';
+import { agentFor } from './connect.ts';
 import { errorText, failed, limit, passed } from './outcome.ts';
 import type { Outcome, Probe } from './outcome.ts';
 import { tlsOptions } from './tls.ts';
@@ -11,28 +12,28 @@ const MAX_BODY_BYTES = 256 * 1024;
 
 /** Layer 7: a request of its own connection, judged by status and, where asked for, by body. */
 export const probeHttp: Probe<Extract<CheckConfig, { type: 'http' | 'https' }>> = (
-  { address },
+  target,
   check,
   timeoutMs,
   finish,
 ) => {
+  const { address } = target;
+  const isTls = check.type === 'https';
   const looksAtBody = check.body !== undefined || check.bodyPattern !== undefined;
   let layer: 'L4' | 'L6' | 'L7' = 'L4';
   const options = {
-    host: address.host,
-    port: address.port,
+    ...(address.path === undefined ? { host: address.host, port: address.port } : { socketPath: address.path }),
     method: check.method,
     path: check.path,
-    agent: false as const,
+    agent: agentFor(target, isTls),
     headers: {
-      host: check.host ?? formatEndpoint(address),
+      host: check.host ?? (address.path === undefined ? formatEndpoint(address) : address.host),
       'user-agent': 'understudy-check',
       connection: 'close',
       ...check.headers,
     },
   };
-  const request =
-    check.type === 'https' ? httpsRequest({ ...options, ...tlsOptions(check, address.host) }) : httpRequest(options);
+  const request = isTls ? httpsRequest({ ...options, ...tlsOptions(check, address.host) }) : httpRequest(options);
   const end = (outcome: Outcome) => {
     lift();
     request.destroy();
@@ -43,7 +44,7 @@ export const probeHttp: Probe<Extract<CheckConfig, { type: 'http' | 'https' }>> 
     end(failed(`${layer}TOUT`, `${what} within ${timeoutMs} ms`));
   });
   request.once('socket', (socket) => {
-    socket.once('connect', () => (layer = check.type === 'https' ? 'L6' : 'L7'));
+    socket.once('connect', () => (layer = isTls ? 'L6' : 'L7'));
     socket.once('secureConnect', () => (layer = 'L7'));
   });
   request.on('error', (error) => {

@@ -3,7 +3,8 @@ import type { Endpoint } from '../config/units.ts';
 
 export type ProbeResult = { ok: boolean; code: string; message: string; durationMs: number };
 
-export type ProbeTarget = { pool: string; server: string; address: Endpoint };
+/** `sendProxy`: connections there begin with a PROXY header of this version. */
+export type ProbeTarget = { pool: string; server: string; address: Endpoint; sendProxy?: 'v1' | 'v2' | null };
 
 /** Without the duration, which `startProbe` measures. */
 export type Outcome = Omit<ProbeResult, 'durationMs'>;

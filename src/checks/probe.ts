@@ -20,7 +20,7 @@ export const startProbe = (
   done: (result: ProbeResult) => void,
 ): (() => void) => {
   const startedAt = performance.now();
-  const where = check.port === undefined ? target : { ...target, address: { ...target.address, port: check.port } };
+  const where = check.port === undefined ? target : atPort(target, check.port);
   let over = false;
   const finish = (outcome: Outcome) => {
     if (over) return;
@@ -34,6 +34,13 @@ export const startProbe = (
     giveUp();
   };
 };
+
+/** What listens at a port of its own for checks speaks no PROXY protocol, as HAProxy has it. */
+const atPort = (target: ProbeTarget, port: number): ProbeTarget => ({
+  ...target,
+  address: { ...target.address, port },
+  sendProxy: null,
+});
 
 /** What Node refuses to even begin is a failed probe like any other, told in a later turn as all are. */
 const startSafely: Probe<CheckConfig> = (target, check, timeoutMs, finish) => {

@@ -11,7 +11,7 @@ export const probeScript: Probe<Extract<CheckConfig, { type: 'script' }>> = (tar
       env: {
         UNDERSTUDY_POOL: target.pool,
         UNDERSTUDY_SERVER: target.server,
-        UNDERSTUDY_ADDRESS: target.address.host,
+        UNDERSTUDY_ADDRESS: target.address.path ?? target.address.host,
         UNDERSTUDY_PORT: String(target.address.port),
       },
       user: null,

@@ -1,5 +1,5 @@
-import { connect } from 'node:net';
 import type { CheckConfig } from '../config/schema.ts';
+import { connectTo } from './connect.ts';
 import { errorText, failed, limit, passed } from './outcome.ts';
 import type { Probe } from './outcome.ts';
 
@@ -7,16 +7,17 @@ import type { Probe } from './outcome.ts';
 const MAX_ANSWER_BYTES = 64 * 1024;
 
 /** Layer 4: a connection; with `send` or `expect`, what the server says on it. */
-export const probeTcp: Probe<Extract<CheckConfig, { type: 'tcp' }>> = ({ address }, check, timeoutMs, finish) => {
+export const probeTcp: Probe<Extract<CheckConfig, { type: 'tcp' }>> = (target, check, timeoutMs, finish) => {
   const talks = check.expect !== undefined || check.expectPattern !== undefined;
   const pattern = check.expectPattern === undefined ? null : new RegExp(check.expectPattern);
   let connected = false;
   let answer = '';
-  const socket = connect({ host: address.host, port: address.port });
+  const socket = connectTo(target);
   const end = (outcome: Parameters<typeof finish>[0]) => {
     lift();
     // Reset instead of close, as HAProxy does: thousands of checks would fill the port range with TIME_WAIT.
-    socket.resetAndDestroy();
+    if (target.address.path === undefined) socket.resetAndDestroy();
+    else socket.destroy();
     finish(outcome);
   };
   const lift = limit(timeoutMs, () => {

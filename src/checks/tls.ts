@@ -1,8 +1,8 @@
 import { readFileSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
-import { connect } from 'node:tls';
 import type { ConnectionOptions } from 'node:tls';
 import type { CheckConfig } from '../config/schema.ts';
+import { connectTlsTo } from './connect.ts';
 import { errorText, failed, limit, passed } from './outcome.ts';
 import type { Probe } from './outcome.ts';
 
@@ -31,9 +31,9 @@ export const tlsOptions = (check: Verification, host: string): ConnectionOptions
 };
 
 /** Layer 6: a complete handshake, with a valid certificate unless `verify` is false. */
-export const probeTls: Probe<Extract<CheckConfig, { type: 'tls' }>> = ({ address }, check, timeoutMs, finish) => {
+export const probeTls: Probe<Extract<CheckConfig, { type: 'tls' }>> = (target, check, timeoutMs, finish) => {
   let connected = false;
-  const socket = connect({ ...tlsOptions(check, address.host), host: address.host, port: address.port });
+  const socket = connectTlsTo(target, tlsOptions(check, target.address.host));
   const end = (outcome: Parameters<typeof finish>[0]) => {
     lift();
     socket.destroy();

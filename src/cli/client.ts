@@ -19,8 +19,10 @@ export class NodeClient {
     this.#token = options.token ?? process.env['UNDERSTUDY_TOKEN'];
   }
 
-  state(): Promise<StateView> {
-    return this.#request<StateView>('GET', '/api/state');
+  /** Of this node, or of another one of its cluster. */
+  state(node?: string): Promise<StateView> {
+    const query = node === undefined ? '' : `?node=${encodeURIComponent(node)}`;
+    return this.#request<StateView>('GET', `/api/state${query}`);
   }
 
   /** Lets the node write what it still gathers about an actor, so that its journal reaches the present moment. */
@@ -32,6 +34,12 @@ export class NodeClient {
   async command(command: Record<string, unknown>): Promise<unknown> {
     this.#token ??= await this.#tokenFromFile();
     return this.#request('POST', '/api/commands', command);
+  }
+
+  /** What needs the token to be read, too. @throws UnderstudyError NODE_UNREACHABLE, NODE_REFUSED */
+  async withToken<T>(method: 'GET' | 'POST', path: string, body?: unknown, answerMs = ANSWER_MS): Promise<T> {
+    this.#token ??= await this.#tokenFromFile();
+    return this.#request<T>(method, path, body, answerMs);
   }
 
   /** Whoever may read the node's token file on this machine may command it. */
@@ -46,7 +54,7 @@ export class NodeClient {
     }
   }
 
-  async #request<T>(method: string, path: string, body?: unknown): Promise<T> {
+  async #request<T>(method: string, path: string, body?: unknown, answerMs = ANSWER_MS): Promise<T> {
     let response: Response;
     try {
       response = await fetch(this.url + path, {
@@ -56,7 +64,7 @@ export class NodeClient {
           ...(body === undefined ? {} : { 'content-type': 'application/json' }),
         },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-        signal: AbortSignal.timeout(ANSWER_MS),
+        signal: AbortSignal.timeout(answerMs),
       });
     } catch (error) {
       const reason = error instanceof Error && error.cause ? messageOf(error.cause) : messageOf(error);

@@ -4,12 +4,15 @@ import { explain } from '../worlds/explain.ts';
 import type { Explanation } from '../worlds/explain.ts';
 import { NodeClient } from './client.ts';
 import type { ClientOptions } from './client.ts';
+import { clusterJournal } from './clusterSource.ts';
+import type { ClusterOptions } from './clusterSource.ts';
 import { journalPath } from './journalPath.ts';
 import { bold, dim, print, printJson, warn } from './output.ts';
 
-type Options = ClientOptions & { at?: string; json?: boolean };
+type Options = ClientOptions & ClusterOptions & { at?: string; json?: boolean };
 
-export const explainCommand = async (actor: string, journal: string | undefined, options: Options): Promise<void> => {
+export const explainCommand = async (actor: string, named: string | undefined, options: Options): Promise<void> => {
+  const journal = (await clusterJournal(named, options)) ?? undefined;
   // A running node writes open runs of this actor first, so that the answer reaches up to now.
   if (journal === undefined) {
     const client = new NodeClient(options);

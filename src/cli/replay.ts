@@ -6,12 +6,14 @@ import { formatClock, formatDateTime, parseTime } from '../time.ts';
 import { Replay, verify } from '../worlds/replay.ts';
 import type { Divergence, Replayed } from '../worlds/replay.ts';
 import { UnderstudyError } from '../errors.ts';
+import { neededJournal } from './clusterSource.ts';
+import type { ClusterOptions } from './clusterSource.ts';
 import { bold, dim, green, print, printJson, progress, red, table, warn } from './output.ts';
 
-type ReplayOptions = { until?: string; actor?: string; step?: boolean; json?: boolean };
+type ReplayOptions = ClusterOptions & { until?: string; actor?: string; step?: boolean; json?: boolean };
 
-export const replayCommand = async (journal: string, options: ReplayOptions): Promise<void> => {
-  const reader = new JournalReader(journal);
+export const replayCommand = async (journal: string | undefined, options: ReplayOptions): Promise<void> => {
+  const reader = new JournalReader(await neededJournal(journal, options));
   const untilUs = options.until === undefined ? undefined : parseTime(options.until, Math.max(Date.now() * 1000, 0));
   const replay = new Replay(reader);
   const transitions: Replayed[] = [];
@@ -81,7 +83,14 @@ const nextKey = async (): Promise<boolean> => {
   return !['q', '\u0003'].includes(key.toString());
 };
 
-export const verifyCommand = (journal: string, options: { json?: boolean }): void => {
+type VerifyOptions = ClusterOptions & { json?: boolean };
+
+export const verifyCommand = async (named: string | undefined, options: VerifyOptions): Promise<void> => {
+  if (named === undefined && options.cluster !== undefined) {
+    const { verifyCluster } = await import('./verifyCluster.ts');
+    return verifyCluster(options);
+  }
+  const journal = await neededJournal(named, options);
   const reader = new JournalReader(journal);
   progress(`verifying ${journal}`);
   let result: ReturnType<typeof verify>;
@@ -120,14 +129,14 @@ export const verifyCommand = (journal: string, options: { json?: boolean }): voi
   }
 };
 
-const formatDivergence = ({ seq, actor, timeUs, event, what, recorded, decided }: Divergence): string =>
+export const formatDivergence = ({ seq, actor, timeUs, event, what, recorded, decided }: Divergence): string =>
   [
     `first divergence: record ${seq}, ${actor}, ${event}, at ${formatDateTime(timeUs)}: ${what}`,
     `  recorded: ${JSON.stringify(recorded)}`,
     `  decided:  ${JSON.stringify(decided)}`,
   ].join('\n');
 
-const differingMachines = (reader: JournalReader): string[] => {
+export const differingMachines = (reader: JournalReader): string[] => {
   const differing = new Set<string>();
   const current = machineHashes();
   for (const step of reader.steps({ actor: 'node', type: 'node.started' })) {

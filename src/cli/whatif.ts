@@ -4,6 +4,8 @@ import { isoTime } from '../journal/view.ts';
 import { formatClock, formatDateTime } from '../time.ts';
 import { whatIf } from '../worlds/whatif.ts';
 import type { WhatIf, WhatIfTransition } from '../worlds/whatif.ts';
+import { neededJournal } from './clusterSource.ts';
+import type { ClusterOptions } from './clusterSource.ts';
 import { bold, dim, green, print, printJson, red, table } from './output.ts';
 
 /** A timer fires a little late in the real world and exactly in the virtual one: so far apart, it is the same event. */
@@ -11,9 +13,11 @@ const SAME_TIME_US = 250_000;
 
 type Pair = { timeUs: number; actor: string; real: WhatIfTransition | null; would: WhatIfTransition | null };
 
-export const whatIfCommand = (journal: string, options: { config: string; all?: boolean; json?: boolean }): void => {
+type Options = ClusterOptions & { config: string; all?: boolean; json?: boolean };
+
+export const whatIfCommand = async (journal: string | undefined, options: Options): Promise<void> => {
   const { config } = loadOrThrow(options.config);
-  const reader = new JournalReader(journal);
+  const reader = new JournalReader(await neededJournal(journal, options));
   const result = whatIf(reader, config);
   reader.close();
   const pairs = pair(result);
@@ -31,6 +35,7 @@ export const whatIfCommand = (journal: string, options: { config: string; all?: 
       })),
       unobserved: result.unobserved,
       assumed: result.assumed,
+      untold: result.untold,
     });
     return;
   }
@@ -55,11 +60,13 @@ export const whatIfCommand = (journal: string, options: { config: string; all?: 
   print('');
   for (const line of summary(result)) print(line);
   for (const text of result.assumed) print(dim(`Assumed, as a backup's word is in no journal: ${text}`));
+  for (const text of result.untold) print(dim(`${text}.`));
   for (const actor of result.unobserved) print(dim(`${actor}: ${unobservedText(actor)}, so nothing can be said`));
 };
 
 const unobservedText = (actor: string): string => {
   if (actor.startsWith('server/')) return 'the journal has no probe of it';
+  if (actor.startsWith('observer/')) return 'its traffic was not observed';
   return actor.startsWith('tracker/') ? 'the journal has no look at it' : 'the journal knows nothing of it';
 };
 
@@ -93,7 +100,11 @@ const pair = ({ real, would }: WhatIf): Pair[] => {
 };
 
 /** What everybody wants to know first: how often routers would have changed, and servers been removed. */
-const summary = (result: WhatIf): string[] => [...routersSummary(result), ...serversSummary(result)];
+const summary = (result: WhatIf): string[] => [
+  ...routersSummary(result),
+  ...serversSummary(result),
+  ...ejectionsSummary(result),
+];
 
 const routersSummary = ({ real, would }: WhatIf): string[] => {
   const routers = [...new Set([...real, ...would].map(({ actor }) => actor))]
@@ -107,6 +118,22 @@ const routersSummary = ({ real, would }: WhatIf): string[] => {
     const text = `${router}: changed state ${times(changes(real))} really, ${times(changes(would))} with this configuration; became master ${times(count(real, 'master'))} really, ${times(count(would, 'master'))}`;
     if (changes(real) === changes(would)) return text;
     return bold(changes(would) < changes(real) ? green(text) : red(text));
+  });
+};
+
+const ejectionsSummary = ({ real, would }: WhatIf): string[] => {
+  const observers = [...new Set([...real, ...would].map(({ actor }) => actor))]
+    .filter((actor) => actor.startsWith('observer/'))
+    .sort();
+  const ejections = (transitions: WhatIfTransition[], observer: string) =>
+    transitions.filter(({ actor, state }) => actor === observer && state === 'ejected').length;
+  return observers.flatMap((observer) => {
+    const really = ejections(real, observer);
+    const wouldBe = ejections(would, observer);
+    if (really === wouldBe) return [];
+    const server = observer.replace('observer/', 'server/');
+    const text = `${server}: ejected ${times(really)} really, ${times(wouldBe)} with this configuration`;
+    return [bold(wouldBe < really ? green(text) : red(text))];
   });
 };
 

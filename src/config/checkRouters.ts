@@ -1,22 +1,19 @@
-/** What no single key of a router can tell. Works on the raw file, as `checkWhole` does. */
+/** What no single key of a router can tell. Works on the raw file. */
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { isAbsolute, resolve } from 'node:path';
 import ipaddr from 'ipaddr.js';
 import { messageOf } from '../errors.ts';
 import { hmacKeyBytes } from '../vrrp/hmacTrailer.ts';
+import { asList, asMap } from './raw.ts';
+import { isByQuorum } from './sharedChecks.ts';
+import type { At, Path, Raw, Report } from './raw.ts';
 import { isLoopback, parseDuration } from './units.ts';
-
-type Path = (string | number)[];
-type Report = (path: Path, message: string, atKey?: boolean) => void;
-type Raw = Record<string, unknown>;
-
-const asMap = (value: unknown): Raw =>
-  typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Raw) : {};
-const asList = (value: unknown): unknown[] => (Array.isArray(value) ? value : []);
 
 /** RFC 9568 section 5.2.7: 12 bits of centiseconds. */
 const LONGEST_V3_MS = 40_950;
+/** Three of these have to outlast what a busy NATS server, or one that elects, keeps an advert waiting. */
+const SHORTEST_NATS_ADVERT_MS = 100;
 /** keepalived's bounds for the keys of `auth_hmac`. */
 const HMAC_KEY_BYTES = { min: 32, max: 64 };
 /** A passphrase below this is guessed sooner or later. */
@@ -38,6 +35,7 @@ export const checkRouters = (file: Raw, folder: string, report: Report): void =>
     const router = asMap(value);
     const at = (...path: Path): Path => ['routers', name, ...path];
     checkTransport(router, at, report);
+    checkNats(router, file, at, report);
     checkAddresses(name, router, heldBy, at, report);
     checkVersion(router, folder, at, report);
     checkTracks(router, file, folder, scripts, at, report);
@@ -46,6 +44,8 @@ export const checkRouters = (file: Raw, folder: string, report: Report): void =>
     const address = addressText(asList(router['addresses'])[0]);
     const link =
       transport === 'udp' ? `${String(router['source'])} ${String(router['port'])}` : String(router['interface']);
+    // Over NATS the name of the router tells them apart.
+    if (transport === 'nats') continue;
     const key = `${String(vrid)} ${transport === 'udp' ? 'udp' : 'raw'} ${link} ${isIP(address)}`;
     const other = vridOf.get(key);
     if (other !== undefined && typeof vrid === 'number') {
@@ -56,19 +56,52 @@ export const checkRouters = (file: Raw, folder: string, report: Report): void =>
   checkGroups(asMap(file['syncGroups']), routers, folder, report);
 };
 
-type At = (...path: Path) => Path;
-
 const checkTransport = (router: Raw, at: At, report: Report): void => {
   const { transport = 'multicast', peers, source } = router;
   const hasPeers = asList(peers).length > 0;
   if (transport === 'multicast' && hasPeers)
     report(at('peers'), 'multicast finds its peers by itself; `transport: unicast` or `udp` takes a list');
-  if (transport !== 'multicast' && !hasPeers)
-    report(at('transport'), `${String(transport)} needs peers: the addresses of the other nodes`);
+  if ((transport === 'unicast' || transport === 'udp') && !hasPeers)
+    report(at('transport'), `${transport} needs peers: the addresses of the other nodes`);
   if (router['interface'] !== undefined) return;
-  if (transport !== 'udp') report(at(), `missing interface; ${String(transport)} needs the link that it is on`, true);
-  else if (source === undefined) report(at(), 'missing source; udp without an interface needs it', true);
+  if (transport !== 'udp' && transport !== 'nats')
+    report(at(), `missing interface; ${String(transport)} needs the link that it is on`, true);
+  else if (source === undefined) report(at(), `missing source; ${transport} without an interface needs it`, true);
   else if (router['virtualMac'] === true) report(at('virtualMac'), 'it needs an interface');
+};
+
+/** The packet travels within another protocol, and has no IP header of its own. */
+const isTransported = ({ transport }: Raw): boolean => transport === 'udp' || transport === 'nats';
+
+/** What only the other transports have. */
+const NOT_OVER_NATS: Record<string, string> = {
+  peers: 'over NATS every node of the cluster that has a router of this name is a peer; leave the list out',
+  port: 'a port is of udp; over NATS the subject is made of the router’s name',
+  minTtl: 'over NATS there is no TTL',
+  checksum: 'over NATS there is only one form of checksum',
+};
+
+const checkNats = (router: Raw, file: Raw, at: At, report: Report): void => {
+  const { transport, advertise } = router;
+  if (transport !== 'nats') {
+    if (router['onBusLoss'] !== undefined) report(at('onBusLoss'), 'it says something for `transport: nats` only');
+    return;
+  }
+  if (asMap(file['bus'])['nats'] === undefined)
+    report(at('transport'), 'nats needs `bus: { nats: { servers: […] } }`; without NATS there is `udp`');
+  for (const [key, why] of Object.entries(NOT_OVER_NATS)) if (router[key] !== undefined) report(at(key), why);
+  const { type } = asMap(router['authentication']);
+  if (type === 'pass' || type === 'ah')
+    report(
+      at('authentication', 'type'),
+      `${type} protects nothing over NATS, which authenticates nodes itself; hmac and sealed work, where others share the account`,
+    );
+  const advertMs = typeof advertise === 'string' ? parseDuration(advertise) : null;
+  if (advertMs !== null && advertMs < SHORTEST_NATS_ADVERT_MS)
+    report(
+      at('advertise'),
+      `too short; over NATS it is at least ${SHORTEST_NATS_ADVERT_MS}ms, as adverts pass a server and its neighbours`,
+    );
 };
 
 const checkAddresses = (name: string, router: Raw, heldBy: Map<string, string>, at: At, report: Report): void => {
@@ -87,10 +120,10 @@ const checkAddresses = (name: string, router: Raw, heldBy: Map<string, string>, 
     if (family === 6 && asMap(entry)['label'] !== undefined)
       report(at('addresses', index, 'label'), 'only IPv4 addresses have labels');
     const hasInterface = router['interface'] !== undefined || asMap(entry)['interface'] !== undefined;
-    if (router['transport'] === 'udp' && !hasInterface && !isLoopback(address))
+    if (isTransported(router) && !hasInterface && !isLoopback(address))
       report(at('addresses', index), 'without an interface only addresses of the loopback range can be held');
   });
-  if (isIP(first) === 6 && !isLinkLocal(first) && router['transport'] !== 'udp')
+  if (isIP(first) === 6 && !isLinkLocal(first) && !isTransported(router))
     report(at('addresses', 0), 'the first address of an IPv6 router has to be link-local (RFC 9568 section 5.2.9)');
 };
 
@@ -169,7 +202,12 @@ const checkTracks = (
 ): void => {
   const backends = asMap(file['backends']);
   asList(router['track']).forEach((entry, index) => {
-    const { pool, script, weight, name } = asMap(entry);
+    const { pool, script, weight, name, sight } = asMap(entry);
+    if (sight === true && !Object.values(backends).some((backend) => isByQuorum(asMap(backend))))
+      report(
+        at('track', index, 'sight'),
+        'no backend has `checks: { share: quorum }`: there is nothing to see together',
+      );
     if (script !== undefined && typeof name === 'string') {
       const { weight: _weight, reverse: _reverse, ...looked } = asMap(entry);
       const text = JSON.stringify(looked);
@@ -204,6 +242,10 @@ const COMMON: [string, unknown][] = [
   ['preemptDelay', '0'],
 ];
 
+/** Null for what none of them can be, which the schema tells of. */
+const scalarText = (value: unknown): string | null =>
+  typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean' ? String(value) : null;
+
 const checkGroups = (groups: Raw, routers: Raw, folder: string, report: Report): void => {
   const groupOf = new Map<string, string>();
   for (const [name, value] of Object.entries(groups)) {
@@ -226,12 +268,12 @@ const checkGroups = (groups: Raw, routers: Raw, folder: string, report: Report):
       groupOf.set(member, name);
       const first = members.find((candidate) => typeof candidate === 'string' && Object.hasOwn(routers, candidate));
       for (const [key, standard] of COMMON) {
-        const wanted = asMap(routers[first as string])[key] ?? standard;
-        const given = asMap(routers[member])[key] ?? standard;
-        if (String(wanted) !== String(given))
+        const wanted = scalarText(asMap(routers[first as string])[key] ?? standard);
+        const given = scalarText(asMap(routers[member])[key] ?? standard);
+        if (wanted !== null && given !== null && wanted !== given)
           report(
             ['routers', member, ...(asMap(routers[member])[key] === undefined ? [] : [key])],
-            `${key} is ${String(given)}, but ${String(wanted)} of router ${String(first)} in the same sync group; members must agree, or they would pull apart`,
+            `${key} is ${given}, but ${wanted} of router ${String(first)} in the same sync group; members must agree, or they would pull apart`,
           );
       }
     });

@@ -109,6 +109,14 @@ const effect = {
 const track = z.union([
   z.strictObject({ interface: interfaceName, ...effect }),
   z.strictObject({
+    sight: z
+      .literal(true)
+      .describe(
+        'Whether this node sees any server of shared checks. Every router tracks it, by FAULT, unless it says how.',
+      ),
+    ...effect,
+  }),
+  z.strictObject({
     pool: z.string(),
     atLeast: z.int().min(1).default(1).describe('Usable servers that the pool needs to count as up.'),
     ...effect,
@@ -163,8 +171,22 @@ const router = z.strictObject({
   preemptDelay: duration().prefault('0').describe('How long a lower-priority master is left alone first.'),
   startDelay: duration().prefault('0').describe('Wait after the start, so that links can settle.'),
   addresses: z.array(virtualAddress).min(1).max(MAX_ADDRESSES),
-  transport: z.enum(['multicast', 'unicast', 'udp']).default('multicast'),
-  peers: z.array(peer).default([]).describe('Of unicast and udp: every other node.'),
+  transport: z
+    .enum(['multicast', 'unicast', 'udp', 'nats'])
+    .default('multicast')
+    .describe(
+      'nats: adverts over the bus, an election among the nodes that NATS joins. It needs no list of peers and no privilege, but NATS: see onBusLoss. Peers of other make, and nodes of another cluster, are not heard.',
+    ),
+  onBusLoss: z
+    .enum(['keep', 'release'])
+    .default('keep')
+    .describe(
+      'Of nats: what a master does that is cut off from NATS. keep: it keeps its addresses, so that they are served while NATS is down; if only its own connection is broken, another node becomes master too, until it is joined again. release: it gives them up before others take them, so there are never two, and none while NATS is down. A router that is not master is in FAULT then.',
+    ),
+  peers: z
+    .array(peer)
+    .default([])
+    .describe('Of unicast and udp: every other node. Over nats whoever is in the cluster is heard.'),
   source: ip.optional().describe('Default: the interface’s first address, of IPv6 the link-local one.'),
   port: z.int().min(1).max(65_535).default(DEFAULT_UDP_PORT).describe('Of udp: where adverts are heard.'),
   minTtl: z

@@ -4,41 +4,39 @@
  */
 import { cpus, hostname } from 'node:os';
 import { z } from 'zod';
+import { balance, maxQueue, serverCookie, serverMaxQueue, sticky } from './balance.ts';
+import { bus } from './bus.ts';
+import { http2Schema } from './http2.ts';
+import { frontendLog, log } from './log.ts';
+import { observeSchema } from './observe.ts';
+import { acceptProxy, sendProxy } from './proxyProtocol.ts';
+import { compressionSchema, errorPagesSchema } from './responses.ts';
 import { routersSchema } from './routers.ts';
-import { parseEndpoint, parseSize } from './units.ts';
-import { duration, name, secret } from './values.ts';
+import { rule } from './rules.ts';
+import { sharedChecksSchema } from './sharedChecks.ts';
+import { bindTlsSchema, serverTlsSchema } from './tls.ts';
+import { unixSocketOptions } from './unixSocket.ts';
+import { parseEndpoint, parseInetEndpoint } from './units.ts';
+import { duration, name, secret, size } from './values.ts';
 
 /** Servers of one backend. A change of one server costs time in proportion to the pool; beyond this, use several. */
 export const MAX_SERVERS_PER_BACKEND = 1_000;
 /** HAProxy's range: 0 takes no new traffic. */
 const MAX_WEIGHT = 256;
-const size = () =>
-  z
-    .union([z.string(), z.number()], { error: 'not a size; allowed are forms like 512KiB, 10GiB' })
-    .transform((value, context) => {
-      const bytes = parseSize(String(value));
-      if (bytes !== null) return bytes;
-      context.addIssue({
-        code: 'custom',
-        message: `${JSON.stringify(value)} is not a size; allowed are forms like 512KiB, 10GiB`,
-      });
-      return z.NEVER;
-    });
 
-const endpoint = (example: string) =>
+const endpoint = (example: string, parse: typeof parseEndpoint = parseEndpoint) =>
   z.string().transform((value, context) => {
-    const parsed = parseEndpoint(value);
+    const parsed = parse(value);
     if (parsed) return parsed;
-    const hasPort = /:\d+$/.test(value);
+    const isUnix = value.startsWith('unix:') && parse === parseEndpoint;
+    const what = isUnix ? 'is not a path of a socket' : /:\d+$/.test(value) ? 'is not an address' : 'has no port';
+    const forms = isUnix ? 'unix:/run/shop.sock, of up to 107 bytes' : `${example}, [::1]:80`;
     context.addIssue({
       code: 'custom',
-      message: `${JSON.stringify(value)} ${hasPort ? 'is not an address' : 'has no port'}; allowed are forms like ${example}, [::1]:80`,
+      message: `${JSON.stringify(value)} ${what}; allowed are forms like ${forms}`,
     });
     return z.NEVER;
   });
-
-const oneOrMore = <T extends z.ZodType>(item: T) =>
-  z.union([item, z.array(item).min(1)]).transform((value) => (Array.isArray(value) ? value : [value]) as z.output<T>[]);
 
 const statusRanges = z
   .union([z.string(), z.number(), z.array(z.union([z.string(), z.number()]))])
@@ -142,12 +140,19 @@ const server = z.strictObject({
   backup: z.boolean().default(false).describe('Takes traffic only when no other server can.'),
   disabled: z.boolean().default(false).describe('Starts in maintenance.'),
   maxConnections: z.int().min(0).default(0).describe('Connections at a time over all workers; 0 is no limit.'),
+  maxQueue: serverMaxQueue,
+  cookie: serverCookie,
+  tls: serverTlsSchema.optional().describe('Connections to it are encrypted. Default: as the backend says.'),
+  sendProxy: sendProxy.optional(),
 });
 
 const backend = z.strictObject({
   mode: z.enum(['tcp', 'http']).optional().describe('Default: that of the frontends that use it.'),
-  balance: z.enum(['roundRobin', 'leastConnections', 'source', 'random', 'first']).default('roundRobin'),
+  balance: balance.prefault('roundRobin'),
+  sticky: sticky.optional(),
+  maxQueue,
   check: z.union([z.literal(false), check]).default(false),
+  checks: sharedChecksSchema.optional().describe('What the nodes of a cluster share of their checks.'),
   servers: z.array(server).min(1).max(MAX_SERVERS_PER_BACKEND),
   allBackups: z.boolean().default(false).describe('All usable backups work together, instead of the first alone.'),
   quorum: z.int().min(1).default(1).describe('Usable primaries below which the backups take over.'),
@@ -158,6 +163,10 @@ const backend = z.strictObject({
     .describe('Traffic before the first check; unchecked: only while no other server is up.'),
   slowStart: duration().prefault('0').describe('Time in which a returning server’s weight grows.'),
   onMarkedDown: z.enum(['keepSessions', 'shutdownSessions']).default('keepSessions'),
+  ...observeSchema,
+  tls: serverTlsSchema.default(false).describe('Connections to its servers are encrypted.'),
+  sendProxy: sendProxy.optional(),
+  errorPages: errorPagesSchema.default({}),
   retries: z.int().min(0).max(100).default(3).describe('Further attempts after a failed connection.'),
   timeouts: z
     .strictObject({
@@ -169,30 +178,40 @@ const backend = z.strictObject({
     .prefault({}),
 });
 
-const condition = z.strictObject({
-  host: oneOrMore(z.string().min(1)).optional().describe('Host without port; *.example.com matches any name below.'),
-  path: oneOrMore(z.string().regex(/^\//, { error: 'not a path; one starts with /' }))
-    .optional()
-    .describe('Path; * within a segment, ** across segments.'),
+const bindOptions = z.strictObject({
+  address: endpoint('10.9.0.100:443'),
+  tls: bindTlsSchema.optional(),
+  proxyProtocol: acceptProxy.optional().describe('Peers that tell of their clients in a PROXY header.'),
+  ...unixSocketOptions,
 });
 
-const rule = z.strictObject({ when: condition, use: z.string() });
+/** Everything that can be said of a bind, with nothing said. */
+const plainBind = {
+  tls: undefined,
+  proxyProtocol: undefined,
+  mode: undefined,
+  user: undefined,
+  group: undefined,
+} satisfies Partial<z.output<typeof bindOptions>>;
 
 const bind = z.union([
-  endpoint('10.9.0.100:80').transform((address) => ({ address, tls: undefined })),
-  z.strictObject({
-    address: endpoint('10.9.0.100:443'),
-    tls: z
-      .strictObject({ certificates: z.array(z.string()).min(1).describe('PEM files, each a chain and its key.') })
-      .optional(),
-  }),
+  endpoint('10.9.0.100:80').transform((address): z.output<typeof bindOptions> => ({ address, ...plainBind })),
+  bindOptions,
 ]);
 
 const frontend = z.strictObject({
   mode: z.enum(['tcp', 'http']),
   bind: z.array(bind).min(1),
-  rules: z.array(rule).default([]).describe('In order; the first whose condition holds decides.'),
+  rules: z.array(rule).default([]).describe('In order.'),
   use: z.string().describe('The default backend.'),
+  forwardedFor: z
+    .enum(['add', 'replace', 'none'])
+    .default('add')
+    .describe('X-Forwarded-For: the client’s address behind those that came, instead of them, or not at all.'),
+  compression: compressionSchema.optional(),
+  errorPages: errorPagesSchema.default({}),
+  http2: http2Schema.prefault({}).describe('For binds with TLS whose alpn has h2.'),
+  log: frontendLog.describe('Its access log, instead of that of the node; false is none.'),
   maxConnections: z.int().min(1).default(20_000).describe('Client connections at a time, over all workers.'),
   timeouts: z
     .strictObject({
@@ -207,7 +226,11 @@ const frontend = z.strictObject({
 export const schema = z.strictObject({
   cluster: name.default('understudy'),
   node: name.default(() => hostname().replaceAll(/[^A-Za-z0-9_.-]/g, '-')),
-  bus: z.literal('memory').default('memory'),
+  shared: z
+    .boolean()
+    .default(false)
+    .describe('This file stands over the configuration that the cluster shares: see `understudy config`.'),
+  bus,
   journal: z
     .strictObject({
       path: z.string().min(1).optional().describe('Default: ./data/NODE.db'),
@@ -216,7 +239,10 @@ export const schema = z.strictObject({
     })
     .prefault({}),
   api: z
-    .strictObject({ listen: endpoint('127.0.0.1:8404').prefault('127.0.0.1:8404'), token: secret.optional() })
+    .strictObject({
+      listen: endpoint('127.0.0.1:8404', parseInetEndpoint).prefault('127.0.0.1:8404'),
+      token: secret.optional(),
+    })
     .prefault({}),
   workers: z
     .int()
@@ -224,6 +250,7 @@ export const schema = z.strictObject({
     .max(256)
     .default(() => cpus().length)
     .describe('Data-plane threads; default: number of cores.'),
+  log,
   frontends: z.record(name, frontend).default({}),
   backends: z.record(name, backend).default({}),
   ...routersSchema,

@@ -28,15 +28,39 @@ export const parseSize = (text: string): number | null => withUnit(text, SIZE_BY
 export const isLoopback = (host: string): boolean =>
   host === 'localhost' || (ipaddr.isValid(host) && ipaddr.process(host).range() === 'loopback');
 
-export type Endpoint = { host: string; port: number };
+/**
+ * Where to connect or listen. With a `path` it is a Unix socket; its host, for SNI and Host fields, is `localhost`, its
+ * port 0.
+ */
+export type Endpoint = { host: string; port: number; path?: string };
 
 /** `127.0.0.1:80`, `[::1]:80`, `web.internal:80`, and for listening `*:80`. */
-export const parseEndpoint = (text: string): Endpoint | null => {
+export const parseInetEndpoint = (text: string): Endpoint | null => {
   const match = /^(?:\[([0-9a-fA-F:.%\w]+)\]|([^\s:[\]/]+)):(\d{1,5})$/.exec(text.trim());
   if (!match) return null;
   const port = Number(match[3]);
   return port > 65_535 ? null : { host: (match[1] ?? match[2])!, port };
 };
 
-export const formatEndpoint = ({ host, port }: Endpoint): string =>
-  host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+const UNIX = 'unix:';
+/** `sun_path` has 108 bytes, one of them for the zero at its end (unix(7)). */
+const MAX_UNIX_PATH_BYTES = 107;
+
+/** As `parseInetEndpoint`, and `unix:/run/shop.sock`, whose path is absolute. */
+export const parseEndpoint = (text: string): Endpoint | null => {
+  const trimmed = text.trim();
+  if (!trimmed.startsWith(UNIX)) return parseInetEndpoint(trimmed);
+  const path = trimmed.slice(UNIX.length);
+  const isPath = /^\/[^\0]*[^\0/]$/.test(path) && Buffer.byteLength(path) <= MAX_UNIX_PATH_BYTES;
+  return isPath ? { host: 'localhost', port: 0, path } : null;
+};
+
+/** For `connect` of node:net and node:tls. */
+export const connectOptions = ({ host, port, path }: Endpoint): { path: string } | { host: string; port: number } =>
+  path === undefined ? { host, port } : { path };
+
+/** As `parseEndpoint` reads it. */
+export const formatEndpoint = ({ host, port, path }: Endpoint): string => {
+  if (path !== undefined) return `${UNIX}${path}`;
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+};

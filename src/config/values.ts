@@ -1,6 +1,6 @@
 /** Values that several parts of the schema share. */
 import { z } from 'zod';
-import { parseDuration } from './units.ts';
+import { parseDuration, parseSize } from './units.ts';
 
 /** Timers of JavaScript hold 31 bits of milliseconds: 24.8 days. */
 const LONGEST_DURATION_MS = 2 ** 31 - 1;
@@ -27,6 +27,19 @@ export const duration = (what: { min?: number; max?: number } = {}) =>
               : null;
       if (problem === null) return ms!;
       context.addIssue({ code: 'custom', message: `${JSON.stringify(value)} is ${problem}` });
+      return z.NEVER;
+    });
+
+export const size = () =>
+  z
+    .union([z.string(), z.number()], { error: 'not a size; allowed are forms like 512KiB, 10GiB' })
+    .transform((value, context) => {
+      const bytes = parseSize(String(value));
+      if (bytes !== null) return bytes;
+      context.addIssue({
+        code: 'custom',
+        message: `${JSON.stringify(value)} is not a size; allowed are forms like 512KiB, 10GiB`,
+      });
       return z.NEVER;
     });
 

@@ -1,12 +1,11 @@
 /** Graphs as DOT (laid out by Graphviz, which also makes the SVG) and as Mermaid. */
-import { instance } from '@viz-js/viz';
 import type { GraphState, MachineGraph } from './machineGraph.ts';
 import type { SystemGraph, SystemNode } from './systemGraph.ts';
 
 export type Drawing = { dot: string; mermaid: string };
 
 export const svgOf = async (dot: string): Promise<string> =>
-  (await instance()).renderString(dot, { format: 'svg', engine: 'dot' });
+  (await (await import('@viz-js/viz')).instance()).renderString(dot, { format: 'svg', engine: 'dot' });
 
 const FONT = 'Helvetica,Arial,sans-serif';
 const quote = (text: string): string =>
@@ -155,7 +154,10 @@ const FILL: Record<SystemNode['kind'], string> = {
   address: '#fdf3dc',
   tracker: '#fde8e8',
   syncGroup: '#ffffff',
+  answer: '#fbeee0',
 };
+
+const mermaidText = (text: string): string => escapeHtml(text).replaceAll('"', '#quot;').replaceAll('\n', '<br>');
 
 export const drawSystem = ({ name, nodes, edges }: SystemGraph): Drawing => ({
   dot: [
@@ -179,10 +181,10 @@ export const drawSystem = ({ name, nodes, edges }: SystemGraph): Drawing => ({
   ].join('\n'),
   mermaid: [
     'flowchart LR',
-    ...nodes.map(({ id, lines }) => `  ${mermaidId(id)}["${lines.join('<br>')}"]`),
+    ...nodes.map(({ id, lines }) => `  ${mermaidId(id)}["${mermaidText(lines.join('\n'))}"]`),
     ...edges.map(
       ({ from, to, label, dashed }) =>
-        `  ${mermaidId(from)} ${dashed ? '-.->' : '-->'}${label === '' ? '' : `|"${label.replaceAll('\n', '<br>')}"|`} ${mermaidId(to)}`,
+        `  ${mermaidId(from)} ${dashed ? '-.->' : '-->'}${label === '' ? '' : `|"${mermaidText(label)}"|`} ${mermaidId(to)}`,
     ),
     '',
   ].join('\n'),

@@ -70,6 +70,8 @@ export type JournalStatus = {
 export class Journal implements Recorder {
   readonly epoch: number;
   readonly path: string;
+  /** Tells this journal from every other. */
+  readonly identity: string;
   /** What became of a file that was damaged when the node started. */
   readonly aside: { path: string; message: string } | null;
   #clock: Clock;
@@ -79,6 +81,7 @@ export class Journal implements Recorder {
   #maxUnwrittenRows: number;
   #system: Checkpointed | null = null;
   #onTrouble: (trouble: JournalTrouble) => void = () => {};
+  #onWritten: (seq: number) => void = () => {};
   #rows: Row[] = [];
   #flushScheduled = false;
   #unwritten: Batch[] = [];
@@ -129,6 +132,7 @@ export class Journal implements Recorder {
   ) {
     this.path = options.path;
     this.epoch = opened.epoch + 1;
+    this.identity = opened.identity;
     this.aside = opened.aside;
     this.#clock = options.clock;
     this.#maxUnwrittenRows = options.maxUnwrittenRows ?? MAX_UNWRITTEN_ROWS;
@@ -161,6 +165,11 @@ export class Journal implements Recorder {
     if (this.#writtenSeq >= seq) return Promise.resolve(true);
     if (this.#failure) return Promise.resolve(false);
     return new Promise((done) => this.#waiters.push({ seq, done }));
+  }
+
+  /** Told of the last seq on disk, once a commit. */
+  onWritten(listener: (seq: number) => void): void {
+    this.#onWritten = listener;
   }
 
   /** Writes the open run of an actor, or all: for those who want to read up to the present moment. */
@@ -338,11 +347,13 @@ export class Journal implements Recorder {
   }
 
   #committed(id: number): void {
+    const before = this.#writtenSeq;
     while (this.#unwritten.length > 0 && this.#unwritten[0]!.id <= id) {
       const batch = this.#unwritten.shift()!;
       this.#unwrittenRows -= batch.rows;
       if (batch.lastSeq > this.#writtenSeq) this.#writtenSeq = batch.lastSeq;
     }
+    if (this.#writtenSeq > before) this.#onWritten(this.#writtenSeq);
     if (this.#failure) this.#recovered();
     this.#waiters = this.#waiters.filter(({ seq, done }) => {
       if (this.#writtenSeq < seq) return true;

@@ -6,11 +6,11 @@ import { checksumOf, decodeBody, GAP, ROW_COLUMNS, valuesOf } from './record.ts'
 import type { Row, SingleBody } from './record.ts';
 
 /** `PRAGMA application_id`: "USty". Tells our files from other databases. */
-const APPLICATION_ID = 0x55537479;
+export const APPLICATION_ID = 0x55537479;
 /** `PRAGMA user_version`: the layout of the tables. */
-const LAYOUT_VERSION = 1;
+export const LAYOUT_VERSION = 1;
 
-const SCHEMA = `
+export const SCHEMA = `
   CREATE TABLE IF NOT EXISTS records (
     seq INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, time INTEGER NOT NULL, mono INTEGER NOT NULL,
     actor TEXT NOT NULL, origin TEXT NOT NULL, type TEXT NOT NULL, state TEXT NOT NULL, cause INTEGER,
@@ -22,6 +22,8 @@ const SCHEMA = `
     time INTEGER NOT NULL, mono INTEGER NOT NULL, v INTEGER NOT NULL, body BLOB NOT NULL, crc INTEGER NOT NULL,
     PRIMARY KEY (seq, part)
   ) STRICT;
+  CREATE TABLE IF NOT EXISTS identity (only INTEGER PRIMARY KEY CHECK (only = 1), name TEXT NOT NULL) STRICT;
+  INSERT OR IGNORE INTO identity VALUES (1, lower(hex(randomblob(8))));
 `;
 
 const NEWEST_CHECKPOINT = 'SELECT max(seq) AS seq, max(epoch) AS epoch FROM checkpoints';
@@ -108,6 +110,12 @@ export class JournalStore {
       seq: Math.max(through ?? 0, checkpoint.seq ?? 0),
       epoch: Math.max(row?.epoch ?? 0, checkpoint.epoch ?? 0),
     };
+  }
+
+  /** Made with the file: a journal that begins anew, or another node of the same name, has another one. */
+  identity(): string {
+    const row = this.#db.prepare('SELECT name FROM identity').get() as { name: string };
+    return row.name;
   }
 
   /** Writes rows and parts of checkpoints in one transaction. Throws SQLite's error, with nothing written. */

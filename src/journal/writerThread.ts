@@ -19,7 +19,7 @@ export type ToWriter =
   | { kind: 'close' };
 
 export type FromWriter =
-  | { kind: 'opened'; seq: number; epoch: number; aside: { path: string; message: string } | null }
+  | { kind: 'opened'; seq: number; epoch: number; identity: string; aside: { path: string; message: string } | null }
   | { kind: 'unusable'; code: string; message: string }
   | { kind: 'committed'; id: number; usedBytes: number }
   | { kind: 'failed'; id: number; code: string; message: string }
@@ -99,7 +99,7 @@ const serve = (store: JournalStore): void => {
 try {
   const { store, aside } = JournalStore.open(path);
   serve(store);
-  say({ kind: 'opened', ...store.last(), aside });
+  say({ kind: 'opened', ...store.last(), identity: store.identity(), aside });
 } catch (error) {
   const code = error instanceof UnderstudyError ? error.code : codeOf(error);
   say({ kind: 'unusable', code, message: messageOf(error) });

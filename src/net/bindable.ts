@@ -1,5 +1,5 @@
-import { createServer } from 'node:net';
-import { formatEndpoint } from '../config/units.ts';
+import { connect, createServer } from 'node:net';
+import { connectOptions, formatEndpoint } from '../config/units.ts';
 import type { Endpoint } from '../config/units.ts';
 import { codeOf, messageOf, UnderstudyError } from '../errors.ts';
 
@@ -9,6 +9,9 @@ import { codeOf, messageOf, UnderstudyError } from '../errors.ts';
  * @throws UnderstudyError ADDRESS_IN_USE, ADDRESS_UNAVAILABLE
  */
 export const assertBindable = (what: string, address: Endpoint): Promise<void> =>
+  address.path === undefined ? assertPortIsFree(what, address) : assertNobodyListens(what, address);
+
+const assertPortIsFree = (what: string, address: Endpoint): Promise<void> =>
   new Promise((done, refuse) => {
     const server = createServer();
     server.once('error', (error) => {
@@ -26,4 +29,16 @@ export const assertBindable = (what: string, address: Endpoint): Promise<void> =
     });
     const host = address.host === '*' ? {} : { host: address.host };
     server.listen({ port: address.port, ...host, exclusive: true }, () => server.close(() => done()));
+  });
+
+/** A socket file that nobody listens at was left behind, and is replaced. */
+const assertNobodyListens = (what: string, address: Endpoint): Promise<void> =>
+  new Promise((done, refuse) => {
+    const socket = connect(connectOptions(address));
+    socket.once('connect', () => {
+      socket.destroy();
+      const where = formatEndpoint(address);
+      refuse(new UnderstudyError('ADDRESS_IN_USE', `${what} can't listen on ${where}: another program listens there`));
+    });
+    socket.once('error', () => done());
   });

@@ -19,6 +19,18 @@ const load = () => {
   return {
     socket: bind<(domain: number, type: number, protocol: number) => number>('int socket(int, int, int)'),
     bind: bind<(fd: number, address: Buffer, length: number) => number>('int bind(int, const void *, uint32_t)'),
+    listen: bind<(fd: number, backlog: number) => number>('int listen(int, int)'),
+    accept4: bind<(fd: number, address: Buffer, length: Buffer, flags: number) => number>(
+      'int accept4(int, void *, void *, int)',
+    ),
+    connect: bind<(fd: number, address: Buffer, length: number) => number>('int connect(int, const void *, uint32_t)'),
+    shutdown: bind<(fd: number, how: number) => number>('int shutdown(int, int)'),
+    getsockopt: bind<(fd: number, level: number, name: number, value: Buffer, length: Buffer) => number>(
+      'int getsockopt(int, int, int, void *, void *)',
+    ),
+    send: bind<(fd: number, data: Buffer, length: number, flags: number) => number>(
+      'int64_t send(int, const void *, size_t, int)',
+    ),
     getsockname: bind<(fd: number, address: Buffer, length: Buffer) => number>('int getsockname(int, void *, void *)'),
     setsockopt: bind<(fd: number, level: number, name: number, value: Buffer, length: number) => number>(
       'int setsockopt(int, int, int, const void *, uint32_t)',
@@ -36,6 +48,8 @@ const load = () => {
     recvmsg: bind<(fd: number, message: Buffer, flags: number) => number>('int64_t recvmsg(int, void *, int)'),
     read: bind<(fd: number, data: Buffer, length: number) => number>('int64_t read(int, void *, size_t)'),
     write: bind<(fd: number, data: Buffer, length: number) => number>('int64_t write(int, const void *, size_t)'),
+    fcntl: bind<(fd: number, command: number, argument: number) => number>('int fcntl(int, int, int)'),
+    ioctl: bind<(fd: number, request: number, argument: Buffer) => number>('int ioctl(int, unsigned long, void *)'),
     close: bind<(fd: number) => number>('int close(int)'),
     eventfd: bind<(initial: number, flags: number) => number>('int eventfd(unsigned int, int)'),
     epoll_create1: bind<(flags: number) => number>('int epoll_create1(int)'),
@@ -49,6 +63,7 @@ const load = () => {
     timerfd_settime: bind<(fd: number, flags: number, value: Buffer, old: null) => number>(
       'int timerfd_settime(int, int, const void *, void *)',
     ),
+    memcpy: bind<(to: Buffer, from: bigint, length: number) => unknown>('uint64_t memcpy(void *, uint64_t, size_t)'),
     if_nametoindex: bind<(name: string) => number>('unsigned int if_nametoindex(const char *)'),
   };
 };
@@ -64,6 +79,10 @@ for (const [name, errno] of Object.entries(constants.errno)) {
 }
 
 export const errnoName = (errno: number): string => ERRNO_NAMES.get(errno) ?? `errno ${errno}`;
+
+/** The number of the call just made, and the numbers that a non-blocking call's caller tells apart. */
+export const errno = (): number => koffi.errno();
+export const { EAGAIN, EINTR, EINPROGRESS } = constants.errno;
 
 /** Of the call just made. */
 export const lastErrno = (): string => errnoName(koffi.errno());

@@ -1,109 +1,182 @@
-/** Which server takes the next connection. Pure but for the state that each algorithm keeps. */
-import type { Balance } from './model.ts';
+/** Which server takes the next request: the algorithms by load and chance, and how each is made. */
+import type { Balance } from '../config/balance.ts';
+import { isFree, loadOf } from './candidate.ts';
+import type { Balancer, Candidate } from './candidate.ts';
+import { ConsistentHash } from './consistentHash.ts';
+import type { RequestFacts } from './facts.ts';
+import { RoundRobin } from './roundRobin.ts';
 
-export type Candidate = {
-  name: string;
-  /** Above 0; relative to the others. */
-  weight: number;
-  /** Connections that it has now, over all workers. */
-  active(): number;
-  /** For round robin: how far its turn has come. */
-  turn: number;
+export type BalancerPorts = {
+  /** Uniform in [0, 1). */
+  random: () => number;
+  /** From 0 to below 1: where in the round this worker starts. */
+  stagger: number;
+  /** Requests that all servers of the backend have, over all workers. */
+  totalActive: () => number;
 };
 
-export type Choose = (candidates: readonly Candidate[], clientAddress: string) => Candidate | null;
+/** Servers that leastConnections looks at, the next ones in turn: the least loaded of so many is near the least of all. */
+const MAX_LOOKED_AT = 256;
 
-/** nginx's smooth weighted round robin: each gains its weight, the one ahead is chosen and pays the sum. */
-const roundRobin: Choose = (candidates) => {
-  let total = 0;
-  let best: Candidate | null = null;
-  for (const candidate of candidates) {
-    total += candidate.weight;
-    candidate.turn += candidate.weight;
-    if (best === null || candidate.turn > best.turn) best = candidate;
+/** The least loaded by its weight; in turn among equally loaded ones. */
+class LeastConnections<C extends Candidate> implements Balancer<C> {
+  #candidates: readonly C[] = [];
+  /** Where the search starts: behind the last that was chosen, so that equals take turns. */
+  #start = 0;
+
+  update(candidates: readonly C[]): void {
+    this.#candidates = candidates;
+    this.#start = 0;
   }
-  if (best) best.turn -= total;
-  return best;
-};
 
-const lessLoaded = (a: Candidate, b: Candidate): Candidate =>
-  (b.active() + 1) / b.weight < (a.active() + 1) / a.weight ? b : a;
-
-/** Among equally loaded ones in turn, so that an idle pool isn't served by its first server alone. */
-const leastConnections: Choose = (candidates, client) => {
-  const first = candidates[0];
-  if (!first) return null;
-  const best = candidates.reduce(lessLoaded, first);
-  const load = (best.active() + 1) / best.weight;
-  return roundRobin(
-    candidates.filter((candidate) => (candidate.active() + 1) / candidate.weight <= load),
-    client,
-  );
-};
-
-/** FNV-1a with a finishing mix, as 32 bits. */
-const hash = (text: string): number => {
-  let value = 0x811c9dc5;
-  for (let index = 0; index < text.length; index++) value = Math.imul(value ^ text.charCodeAt(index), 0x01000193);
-  value = Math.imul(value ^ (value >>> 16), 0x85ebca6b);
-  value = Math.imul(value ^ (value >>> 13), 0xc2b2ae35);
-  return (value ^ (value >>> 16)) >>> 0;
-};
-
-/**
- * Weighted rendezvous hashing: every worker and node computes the same, and a server that leaves moves only its own
- * clients.
- */
-const source: Choose = (candidates, clientAddress) => {
-  let best: Candidate | null = null;
-  let bestScore = -Infinity;
-  for (const candidate of candidates) {
-    const uniform = (hash(`${clientAddress}|${candidate.name}`) + 0.5) / 0x1_0000_0000;
-    const score = -candidate.weight / Math.log(uniform);
-    if (score > bestScore) {
-      bestScore = score;
+  choose(_facts: RequestFacts, passOver: ReadonlySet<C>): C | null {
+    const candidates = this.#candidates;
+    let best: C | null = null;
+    let bestLoad = Infinity;
+    let bestIndex = 0;
+    let index = this.#start;
+    let looks = Math.min(candidates.length, MAX_LOOKED_AT);
+    for (let step = 0; step < candidates.length && (looks > 0 || !best); step++, index++, looks--) {
+      if (index >= candidates.length) index = 0;
+      const candidate = candidates[index]!;
+      const load = loadOf(candidate);
+      if (load >= bestLoad || !isFree(candidate, passOver)) continue;
       best = candidate;
+      bestLoad = load;
+      bestIndex = index;
+      if (load === 0) break;
     }
+    this.#start = bestIndex + 1;
+    return best;
   }
-  return best;
-};
+}
 
-const drawByWeight = (candidates: readonly Candidate[], random: () => number): Candidate | null => {
-  let point = random() * candidates.reduce((sum, candidate) => sum + candidate.weight, 0);
-  for (const candidate of candidates) {
-    point -= candidate.weight;
-    if (point < 0) return candidate;
+/** The least loaded of a few drawn by weight: of two, by default (power of two choices). */
+class RandomDraws<C extends Candidate> implements Balancer<C> {
+  readonly #draws: number;
+  readonly #random: () => number;
+  #candidates: readonly C[] = [];
+  /** At each candidate the sum of the weights up to it. */
+  #sums = new Float64Array(0);
+
+  constructor(draws: number, random: () => number) {
+    this.#draws = draws;
+    this.#random = random;
   }
-  return candidates.at(-1) ?? null;
-};
 
-/** The less loaded of two drawn at random (power of two choices). */
-const randomOfTwo =
-  (random: () => number): Choose =>
-  (candidates) => {
-    const one = drawByWeight(candidates, random);
-    if (!one || candidates.length === 1) return one;
-    const other = drawByWeight(
-      candidates.filter((candidate) => candidate !== one),
-      random,
-    );
-    return other ? lessLoaded(one, other) : one;
+  update(candidates: readonly C[]): void {
+    this.#candidates = candidates;
+    let sum = 0;
+    this.#sums = Float64Array.from(candidates, ({ weight }) => (sum += weight));
+  }
+
+  choose(_facts: RequestFacts, passOver: ReadonlySet<C>): C | null {
+    let best: C | null = null;
+    for (let draw = 0; draw < this.#draws; draw++) {
+      const drawn = this.#draw(passOver, best);
+      if (!drawn) break;
+      if (!best || loadOf(drawn) < loadOf(best)) best = drawn;
+    }
+    return best;
+  }
+
+  /** One by weight, or the next behind it that is free and isn't `other`. */
+  #draw(passOver: ReadonlySet<C>, other: C | null): C | null {
+    const { length } = this.#candidates;
+    if (length === 0) return null;
+    const first = this.#indexAt(this.#random() * this.#sums[length - 1]!);
+    for (let step = 0; step < length; step++) {
+      const candidate = this.#candidates[(first + step) % length]!;
+      if (candidate !== other && isFree(candidate, passOver)) return candidate;
+    }
+    return null;
+  }
+
+  #indexAt(point: number): number {
+    let low = 0;
+    let high = this.#sums.length - 1;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#sums[middle]! > point) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+}
+
+/** The first with a free place, in the order of the configuration: the others can be switched off. */
+class First<C extends Candidate> implements Balancer<C> {
+  #candidates: readonly C[] = [];
+
+  update(candidates: readonly C[]): void {
+    this.#candidates = candidates;
+  }
+
+  choose(_facts: RequestFacts, passOver: ReadonlySet<C>): C | null {
+    for (const candidate of this.#candidates) if (isFree(candidate, passOver)) return candidate;
+    return null;
+  }
+}
+
+/** HAProxy's: up to the slash that begins the level after the last wanted, or up to so many characters. */
+const uriKey =
+  ({ whole, depth = Infinity, length = Infinity }: Extract<Balance, { type: 'uri' }>) =>
+  ({ path, query }: RequestFacts): string => {
+    const uri = whole && query !== '' ? `${path}?${query}` : path;
+    if (depth === Infinity && length === Infinity) return uri;
+    let end = 0;
+    for (let level = 0; end < uri.length && end < length; end++) if (uri[end] === '/' && ++level > depth) break;
+    return uri.slice(0, end);
   };
 
-/** The first with a free place: callers leave out servers that are full. */
-const first: Choose = (candidates) => candidates[0] ?? null;
+/** The value of the first parameter of this name, as it was sent; null without. */
+const parameterOf = (query: string, name: string): string | null => {
+  for (let start = 0; start < query.length;) {
+    const next = query.indexOf('&', start);
+    const end = next === -1 ? query.length : next;
+    if (query.startsWith(name, start) && query[start + name.length] === '=' && start + name.length < end) {
+      return query.slice(start + name.length + 1, end);
+    }
+    start = end + 1;
+  }
+  return null;
+};
 
-export const chooser = (balance: Balance, random: () => number): Choose => {
-  switch (balance) {
-    case 'roundRobin':
-      return roundRobin;
-    case 'leastConnections':
-      return leastConnections;
+type Keyed = Exclude<Balance, { type: 'roundRobin' | 'leastConnections' | 'first' | 'random' }>;
+
+const keyOf = (balance: Keyed): ((facts: RequestFacts) => string | null) => {
+  switch (balance.type) {
     case 'source':
-      return source;
+      return (facts) => facts.source;
+    case 'uri':
+      return uriKey(balance);
+    case 'header': {
+      const name = balance.name.toLowerCase();
+      return (facts) => facts.header(name);
+    }
+    case 'cookie':
+      return (facts) => facts.cookie(balance.name);
+    case 'query':
+      return (facts) => parameterOf(facts.query, balance.name);
+  }
+};
+
+export const balancerOf = <C extends Candidate>(balance: Balance, ports: BalancerPorts): Balancer<C> => {
+  switch (balance.type) {
+    case 'roundRobin':
+      return new RoundRobin(ports.stagger);
+    case 'leastConnections':
+      return new LeastConnections();
     case 'random':
-      return randomOfTwo(random);
+      return new RandomDraws(balance.draws, ports.random);
     case 'first':
-      return first;
+      return new First();
+    default:
+      return new ConsistentHash(
+        keyOf(balance),
+        new RoundRobin(ports.stagger),
+        balance.boundedLoad ?? null,
+        ports.totalActive,
+      );
   }
 };

@@ -3,52 +3,114 @@
  * from the control plane.
  */
 import assert from 'node:assert/strict';
-import { createServer } from 'node:net';
-import type { Server as NetServer } from 'node:net';
-import { createSecureContext, createServer as createTlsServer } from 'node:tls';
-import type { SecureContext, Server as TlsServer } from 'node:tls';
 import { parentPort, workerData } from 'node:worker_threads';
-import { X509Certificate } from 'node:crypto';
 import { codeOf, messageOf } from '../errors.ts';
-import { freeBind } from '../net/freeBind.ts';
+import { Reactor } from '../net/reactor.ts';
+import { takeUsualPriority } from '../threads.ts';
+import { AccessLog, newAccessRecord } from './accessLog.ts';
 import { Backend } from './backend.ts';
+import type { Server } from './backend.ts';
 import { Counters } from './counters.ts';
 import type { WorkerMemory } from './counters.ts';
-import { compileRules } from './engine.ts';
-import type { ClientSession, ClientSocket, Engine, Frontend } from './engine.ts';
-import { serveHttp } from './httpEngine.ts';
-import type { FromWorker, ListenerModel, Model, ToWorker } from './model.ts';
-import { serveTcp } from './tcpEngine.ts';
-import { takeUsualPriority } from '../threads.ts';
+import type { Engine, Frontend } from './engine.ts';
+import { Histograms } from './histograms.ts';
+import { Listener } from './listener.ts';
+import type { FromWorker, ListenerModel, Model, ServerModel, ToWorker } from './model.ts';
+import { Observer } from './observer.ts';
+import { proxyHeaderV1, proxyHeaderV2 } from './proxyProtocol.ts';
+import { compileRules } from './rules.ts';
+import type { Route } from './serverConnections.ts';
+import { ClientContext } from './tlsClient.ts';
 
-/** Connections that the kernel may hold for us while we are busy; it caps the number at net.core.somaxconn. */
-const BACKLOG = 4096;
-/** A connection that is not yet a session counts nowhere and is drained by nobody: it must not take long. */
-const HANDSHAKE_TIMEOUT_MS = 10_000;
+/** What a worker is started with. */
+export type WorkerData = {
+  index: number;
+  memory: WorkerMemory;
+  descriptors: SharedArrayBuffer;
+  observedRows: SharedArrayBuffer;
+  log: SharedArrayBuffer;
+  ticketKeys: Uint8Array;
+  /** Different at each start of the node: what ids of requests begin with. */
+  epoch: string;
+};
 
 takeUsualPriority();
 const port = parentPort;
 assert(port, 'a proxy worker runs as a worker thread');
 const say = (message: FromWorker) => port.postMessage(message);
 
-const counters = new Counters(workerData as WorkerMemory);
+const { index, memory, descriptors: owned, observedRows, log, ticketKeys, epoch } = workerData as WorkerData;
+const reactor = new Reactor(owned);
+const counters = new Counters(memory);
 const backends = new Map<string, Backend>();
 const frontends = new Map<string, Frontend>();
-const engine: Engine = { counters, backend: (name) => backends.get(name) };
+/** OpenSSL's memory is not the garbage collector's: contexts of servers that are gone have to be freed. */
+const routes = new Map<Server, { model: ServerModel; route: Route; context: ClientContext | null }>();
+let lastId = 0;
 
-/** `certificates` are those that it has now: they can be renewed while it listens. */
-type Listener = {
-  model: ListenerModel;
-  server: NetServer;
-  sessions: Set<ClientSession>;
-  drained: boolean;
-  certificates: Certificate[];
+const routeOf = (server: Server): Route => {
+  const { model } = server;
+  const known = routes.get(server);
+  if (known?.model === model) return known.route;
+  const { address, tls, sendProxy } = model;
+  // A reload that changes nothing of it keeps the context, and with it the session that the server will take up again.
+  const isSame = known?.context && JSON.stringify(known.model.tls) === JSON.stringify(tls);
+  if (!isSame) known?.context?.free();
+  const context = isSame ? known.context : tls ? new ClientContext(tls) : null;
+  const header = sendProxy === 'v1' ? proxyHeaderV1 : proxyHeaderV2;
+  const route: Route = {
+    endpoint: address,
+    makeWire: context ? (fd) => context.connect(fd) : null,
+    preambleFor: sendProxy ? (client) => header(client.remote, client.local) : null,
+  };
+  routes.set(server, { model, route, context });
+  return route;
 };
-type Certificate = { names: X509Certificate; pem: string; context: SecureContext };
+
+const forgetRoutes = (): void => {
+  const present = new Set<Server>();
+  for (const { servers } of backends.values()) for (const server of servers.values()) present.add(server);
+  for (const [server, { context }] of routes) {
+    if (present.has(server)) continue;
+    context?.free();
+    routes.delete(server);
+  }
+};
+
+const engine: Engine = {
+  reactor,
+  counters,
+  histograms: new Histograms(memory.histograms),
+  observer: new Observer(observedRows, counters, {
+    say,
+    nowMs: () => reactor.nowMs,
+    later: (ms, callback) => {
+      const timer = reactor.timers.make(callback);
+      timer.set(ms);
+      return () => timer.drop();
+    },
+  }),
+  accessLog: new AccessLog(log),
+  record: newAccessRecord('http'),
+  ticketKeys: Buffer.from(ticketKeys),
+  connections: 0,
+  backend: (name) => backends.get(name),
+  routeOf,
+  nextId: () => `${epoch}-${index.toString(36)}-${(++lastId).toString(36)}`,
+};
 
 const listeners = new Map<string, Listener>();
 /** Listeners that take nothing new and still have sessions; the same id may be listening again beside them. */
 const draining = new Set<Listener>();
+let isLeaving = false;
+
+const owner = {
+  frontend: (name: string) => frontends.get(name),
+  onDrained: (listener: Listener) => {
+    if (draining.delete(listener)) say({ kind: 'listenerDrained', id: listener.model.id });
+    leaveWhenDone();
+  },
+};
 
 const configure = (model: Model): void => {
   for (const backendModel of model.backends) {
@@ -58,8 +120,16 @@ const configure = (model: Model): void => {
       continue;
     }
     const { name } = backendModel;
+    const tellOthers = () => say({ kind: 'freed', pool: name });
     // Chance here only spreads load; nothing that is recorded depends on it.
-    backends.set(name, new Backend(backendModel, counters, Math.random, () => say({ kind: 'freed', pool: name })));
+    const ports = {
+      counters,
+      timers: reactor.timers,
+      random: Math.random,
+      index,
+      tellOthers,
+    };
+    backends.set(name, new Backend(backendModel, ports));
   }
   const kept = new Set(model.backends.map(({ name }) => name));
   for (const [name, backend] of backends) {
@@ -67,129 +137,56 @@ const configure = (model: Model): void => {
     for (const server of backend.servers.values()) server.retire();
     backends.delete(name);
   }
-  for (const frontend of model.frontends) {
-    frontends.set(frontend.name, { model: frontend, rules: compileRules(frontend.rules) });
-  }
-};
-
-const serve = (listener: Listener, socket: ClientSocket): void => {
-  const { frontend: name } = listener.model;
-  const frontend = frontends.get(name);
-  if (!frontend || !counters.take(frontend.model.slot, frontend.model.maxConnections)) {
-    socket.destroy();
-    return;
-  }
-  const { slot } = frontend.model;
-  counters.add(slot, 'sessions');
-  let session: ClientSession | null = null;
-  let closed = false;
-  const onClosed = () => {
-    if (closed) return;
-    closed = true;
-    counters.change(slot, 'active', -1);
-    if (session) listener.sessions.delete(session);
-    reportDrained(listener);
+  const context = {
+    usableServers: (backend: string) => backends.get(backend)?.usable ?? 0,
+    // Compared between workers, hence not each one's own time.
+    nowMs: () => Number(process.hrtime.bigint() / 1000n) / 1000,
   };
-  session =
-    frontend.model.mode === 'http'
-      ? serveHttp(engine, () => frontends.get(name) ?? frontend, socket, onClosed)
-      : serveTcp(engine, frontend, socket, onClosed);
-  if (closed) return;
-  listener.sessions.add(session);
-  // Its TLS handshake ended after the listener was closed.
-  if (listener.drained) session.destroy();
+  for (const frontend of model.frontends) {
+    frontends.set(frontend.name, { model: frontend, rules: compileRules(frontend.rules, context) });
+  }
+  forgetRoutes();
+  engine.observer.configure(model.backends);
 };
 
-const reportDrained = (listener: Listener): void => {
-  if (!listener.drained || listener.sessions.size > 0 || !draining.delete(listener)) return;
-  say({ kind: 'listenerDrained', id: listener.model.id });
-};
-
-const portOf = (server: NetServer, model: ListenerModel): number => {
-  const bound = server.address();
-  return typeof bound === 'object' && bound ? bound.port : model.address.port;
-};
-
-const listen = (model: ListenerModel): void => {
-  const { id, address } = model;
+const listen = (model: ListenerModel, descriptors: number[]): void => {
+  const { id } = model;
+  const frontend = frontends.get(model.frontend);
   try {
-    const certificates = (model.certificates ?? []).map(certificateOf);
+    assert(frontend, 'a frontend is configured before its listeners');
     const known = listeners.get(id);
-    if (known && (known.model.certificates === null) === (model.certificates === null)) {
-      renew(known, model, certificates);
-      say({ kind: 'listening', id, port: portOf(known.server, model) });
+    if (known && known.isTls === (model.tls !== null)) {
+      known.renew(model);
+      known.inherit(descriptors);
+      say({ kind: 'listening', id });
       return;
     }
     // With TLS now, or without it now: the new one takes over, sessions of the old one go on.
-    if (known) stopListening(known);
-    const listener: Listener = { model, server: createServer(), sessions: new Set(), drained: false, certificates };
-    listener.server = model.certificates ? tlsServer(listener) : createServer({ allowHalfOpen: true });
-    const { server } = listener;
-    server.on(model.certificates ? 'secureConnection' : 'connection', (socket: ClientSocket) =>
-      serve(listener, socket),
-    );
-    // A handshake that fails is the client's affair; but with half-open sockets Node leaves the closing to us.
-    server.on('tlsClientError', (_error: Error, socket: ClientSocket) => socket.destroy());
-    server.on('error', (error) => {
-      // One that listens goes on: accepting can fail for want of file descriptors, and works again when there are some.
-      if (server.listening) return;
-      if (listeners.get(id) === listener) listeners.delete(id);
-      say({ kind: 'listenFailed', id, code: codeOf(error), message: messageOf(error) });
-    });
+    if (known) stopListening(known, false);
+    const listener = new Listener(engine, owner, model, frontend.model.slot, descriptors);
     listeners.set(id, listener);
-    const host = address.host === '*' ? {} : { host: address.host };
-    const where = model.freeBind ? { fd: freeBind(address) } : { port: address.port, ...host, reusePort: true };
-    server.listen({ ...where, backlog: BACKLOG }, () => say({ kind: 'listening', id, port: portOf(server, model) }));
+    say({ kind: 'listening', id });
   } catch (error) {
     say({ kind: 'listenFailed', id, code: codeOf(error), message: messageOf(error) });
   }
 };
 
-const certificateOf = (pem: string): Certificate => ({
-  names: new X509Certificate(pem),
-  pem,
-  context: createSecureContext({ cert: pem, key: pem }),
-});
-
-const renew = (listener: Listener, model: ListenerModel, certificates: Certificate[]): void => {
-  listener.model = model;
-  listener.certificates = certificates;
-  const first = certificates[0];
-  if (first) (listener.server as TlsServer).setSecureContext({ cert: first.pem, key: first.pem });
-};
-
-/** The first certificate serves those who name none, or a name that no certificate has. */
-const tlsServer = (listener: Listener): NetServer => {
-  const first = listener.certificates[0]!;
-  return createTlsServer({
-    cert: first.pem,
-    key: first.pem,
-    allowHalfOpen: true,
-    // Mode tcp carries any protocol: with a list of ours, Node would refuse clients that name only others.
-    ...(frontends.get(listener.model.frontend)?.model.mode === 'http' ? { ALPNProtocols: ['http/1.1'] } : {}),
-    handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
-    SNICallback: (name, done) =>
-      done(null, listener.certificates.find(({ names }) => names.checkHost(name) !== undefined)?.context),
-  });
-};
-
 /** Takes nothing new from now on. What is under way goes on, and the id is free for another listener. */
-const stopListening = (listener: Listener): void => {
+const stopListening = (listener: Listener, closes = true): void => {
   listeners.delete(listener.model.id);
   draining.add(listener);
-  listener.drained = true;
-  listener.server.close();
+  listener.stop(closes);
 };
 
-const drainListener = (id: string): void => {
+const drainListener = (id: string, closes = true): void => {
   const listener = listeners.get(id);
   if (!listener) {
     if (![...draining].some(({ model }) => model.id === id)) say({ kind: 'listenerDrained', id });
     return;
   }
-  stopListening(listener);
-  for (const session of [...listener.sessions]) session.drain();
-  reportDrained(listener);
+  stopListening(listener, closes);
+  listener.drain();
+  listener.reportDrained();
 };
 
 const closeListener = (id: string): void => {
@@ -197,9 +194,14 @@ const closeListener = (id: string): void => {
   if (listener) stopListening(listener);
   for (const drained of [...draining]) {
     if (drained.model.id !== id) continue;
-    for (const session of [...drained.sessions]) session.destroy();
-    reportDrained(drained);
+    drained.destroySessions();
+    drained.reportDrained();
   }
+};
+
+/** The thread ends when its last session does; until then it still hears of weights, limits and shutdowns. */
+const leaveWhenDone = (): void => {
+  if (isLeaving && draining.size === 0) reactor.stop();
 };
 
 port.on('message', (message: ToWorker) => {
@@ -207,9 +209,13 @@ port.on('message', (message: ToWorker) => {
     case 'configure':
       return configure(message.model);
     case 'weights':
-      return backends.get(message.pool)?.setWeights(message.weights);
+      return backends.get(message.pool)?.setWeights(message.weights, message.draining);
     case 'listen':
-      return listen(message.listener);
+      return listen(message.listener, message.descriptors);
+    case 'inherit':
+      return listeners.get(message.id)?.inherit(message.descriptors);
+    case 'giveAway':
+      return listeners.get(message.id)?.giveAway(message.descriptors);
     case 'drainListener':
       return drainListener(message.id);
     case 'closeListener':
@@ -219,10 +225,12 @@ port.on('message', (message: ToWorker) => {
     case 'freed':
       return backends.get(message.pool)?.wakeWaiters();
     case 'drain':
-      for (const id of [...listeners.keys()]) drainListener(id);
-      // The thread ends when its last session does; until then it still hears of weights, limits and shutdowns.
+      isLeaving = true;
+      // Whoever waits there is another worker's.
+      for (const id of [...listeners.keys()]) drainListener(id, false);
       port.unref();
       for (const backend of backends.values()) for (const server of backend.servers.values()) server.idle.stop();
+      leaveWhenDone();
       return;
   }
 });

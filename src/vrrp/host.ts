@@ -35,6 +35,7 @@ import { Guard } from './guard.ts';
 import type { Charge } from './guard.ts';
 import { Links } from './links.ts';
 import { Macvlans, macvlanName } from './macvlans.ts';
+import type { NatsPort } from './natsWire.ts';
 import { Notifier } from './notify.ts';
 import type { NotifyEvent, NotifyScripts } from './notify.ts';
 import { openNotifyPipe } from './notifyPipe.ts';
@@ -60,6 +61,8 @@ export type HostOptions = {
   clock: SystemClock;
   /** Beside it lie the sequence numbers. */
   journalPath: string;
+  /** Null where the node runs without NATS. */
+  nats(): NatsPort | null;
   note(type: string, payload: Record<string, unknown>): void;
   warn(message: string): void;
   /** Lets the listeners on a loopback address begin to listen; answered when they do. */
@@ -106,7 +109,7 @@ export class VrrpHost {
           open: (router) => this.#openRouter(router),
           sendAdvert: (router, priority, periodic, copies) =>
             parts().wire.sendAdvert(router, priority, periodic, copies),
-          look: (router) => parts().wire.look(router),
+          look: (router, answer) => parts().wire.look(router, answer),
           close: (router) => this.#closeRouter(router),
         },
         notify,
@@ -212,6 +215,7 @@ export class VrrpHost {
       links,
       clock,
       counter,
+      nats: this.#options.nats(),
       report: (router, event) => {
         system().send(router, event);
         if (event.type === 'interface.up') this.#chargeSoon();
@@ -431,6 +435,8 @@ export class VrrpHost {
       if (actor?.state !== 'master' || !router) continue;
       const { settings } = actor.context as RouterContext;
       charge.silenceMs = Math.min(charge.silenceMs, masterDownMs(settings, 255, settings.advertMs));
+      // Whoever outlives the node has no connection to NATS.
+      if (config.transport === 'nats') continue;
       const sending = this.#setupOf(id)?.sendingInterface;
       const link = sending === undefined ? null : links.find(sending);
       charge.farewells.push({

@@ -11,14 +11,14 @@ export const phaseOf = (state: string): RouterPhase => state.split('.')[0] as Ro
 /** `pool web`, `script check_web`, of the actor `tracker/pool/web`. */
 export const trackerName = (tracker: string): string => {
   const [, kind = '', ...subject] = tracker.split('/');
-  return `${kind} ${subject.join('/').replace(/#[0-9a-f]{6}$/, '')}`;
+  return `${kind} ${subject.join('/').replace(/#[0-9a-f]{6}$/, '')}`.trim();
 };
 
 /** What keeps a router from taking part, by the key in its `faults`. */
 export const faultName = (key: string): string => {
   if (key.startsWith('tracker/')) return trackerName(key);
   if (key.startsWith('address/')) return `address ${key.split('/').slice(2).join('/')}`;
-  return { interface: 'interface', group: 'sync group', startDelay: 'start delay' }[key] ?? key;
+  return { interface: 'interface', bus: 'NATS', group: 'sync group', startDelay: 'start delay' }[key] ?? key;
 };
 
 /** What keeps a router from taking part, of all that is known. */
@@ -29,6 +29,7 @@ export const faultsText = (faults: RouterContext['faults']): string =>
 
 const faultText = (key: string, message: string): string => {
   if (message === '') return `${faultName(key)} is down`;
+  if (key === 'bus') return message.startsWith('NATS') ? message : `NATS is away: ${message}`;
   // Scripts, processes and files say what was seen, but not of whom.
   if (/^tracker\/(script|process|file)\//.test(key)) return `${faultName(key)}: ${message}`;
   return message.replace(/^router\//, '');
@@ -44,13 +45,16 @@ const FIELDS: Record<string, string> = {
   addresses: 'list of addresses',
   clock: 'clock',
   minTtl: 'TTL',
+  vrid: 'VRID',
 };
 
 /** A live peer whose adverts are discarded: both will be masters. Secrets are not in it. */
 export const conflictText = (peer: string, { field, own, peer: theirs }: Omit<Conflict, 'kind'>): string =>
   field === 'peers'
     ? `${peer} advertises, but is not among its peers (${own}): two masters as long as this lasts`
-    : `${peer} advertises with another ${FIELDS[field] ?? field} (own ${own}, theirs ${theirs}): two masters as long as this lasts`;
+    : field === 'source'
+      ? `node ${peer} advertises from this node's own address ${own}: two masters as long as this lasts; each needs a source of its own`
+      : `${peer} advertises with another ${FIELDS[field] ?? field} (own ${own}, theirs ${theirs}): two masters as long as this lasts`;
 
 /** A peer whose adverts are accepted, but say something else than our configuration. */
 export const differenceText = (peer: string, { field, own, peer: theirs }: Omit<Conflict, 'kind'>): string =>

@@ -2,8 +2,9 @@
  * The sockets of all routers of this node: opens them, keeps them fitting to the interface, sends adverts, and turns
  * what comes in into events. Routers on the same link share a socket; packets are told apart by their VRID.
  */
+import { isIPv6 } from 'node:net';
 import type { WirePort } from '../../actors/vrrpRouter.ts';
-import type { RouterEvent } from '../../machines/vrrpRouter.ts';
+import type { Conflict, RouterEvent } from '../../machines/vrrpRouter.ts';
 import { masterDownMs } from '../../machines/vrrpRouter.ts';
 import type { Poller } from '../net/poller.ts';
 import { RawSocket } from '../net/rawSocket.ts';
@@ -11,11 +12,13 @@ import type { Received } from '../net/rawSocket.ts';
 import { UdpSocket } from '../net/udpSocket.ts';
 import type { RouterConfig } from '../config/routers.ts';
 import { Advertiser } from './advertiser.ts';
-import type { Authentication, ChecksumForm, VirtualRouter } from './advertiser.ts';
+import type { Authentication, ChecksumForm, Transport, VirtualRouter } from './advertiser.ts';
 import type { PersistentCounter } from './counter.ts';
 import { addressKey, Inspector, vridOf } from './inspector.ts';
 import type { Datagram } from './inspector.ts';
 import type { Links } from './links.ts';
+import { NatsWire } from './natsWire.ts';
+import type { NatsPort, NatsSocket } from './natsWire.ts';
 import type { Family } from './packet.ts';
 
 const PROTOCOL_VRRP = 112;
@@ -62,6 +65,7 @@ type Opened = {
   shared: Shared[];
   send: ((packet: Buffer, destination: string, port: number) => string | null) | null;
   sender: RawSocket | null;
+  nats: NatsSocket | null;
   lastSentUs: number | null;
   lastAcceptedUs: number | null;
   figures: RouterFigures;
@@ -75,6 +79,8 @@ export type WireOptions = {
   links: Links;
   clock: { wallUs(): number; monoUs(): number };
   counter: PersistentCounter;
+  /** Null where the node runs without NATS. */
+  nats: NatsPort | null;
   report(router: string, event: RouterEvent): void;
   /** How a router is set up now; null when it is not configured any more. */
   setupOf(router: string): RouterSetup | null;
@@ -87,6 +93,7 @@ export class Wire implements WirePort {
   #options: WireOptions;
   #opened = new Map<string, Opened>();
   #shared = new Map<string, Shared>();
+  #natsWire: NatsWire | null = null;
   #stopWatching: () => void;
 
   constructor(options: WireOptions) {
@@ -111,6 +118,7 @@ export class Wire implements WirePort {
       shared: [],
       send: null,
       sender: null,
+      nats: null,
       lastSentUs: null,
       lastAcceptedUs: null,
       figures: { sent: 0, sentPriorityZero: 0, received: 0, sendFailures: 0, discarded: {} },
@@ -155,8 +163,7 @@ export class Wire implements WirePort {
     const form = this.#checksumFor(opened);
     const wallUs = this.#options.clock.wallUs();
     let failure: string | null = null;
-    const destinations =
-      router.transport === 'multicast' ? [{ host: GROUP[router.family], port: 0 }] : opened.setup.config.peers;
+    const destinations = destinationsOf(opened, router);
     // keepalived counts all of `ah` with one number: its answer to the first copy takes that of the second, which it refuses.
     const times = router.authentication.type === 'ah' ? 1 : copies;
     for (const { host, port } of Array.from({ length: times }, () => destinations).flat()) {
@@ -171,14 +178,22 @@ export class Wire implements WirePort {
     this.#options.onSendFailure(id, failure);
   }
 
-  look(id: string): { silentMs: number | null } {
+  look(id: string, answer: (silentMs: number | null) => void): void {
     const opened = this.#opened.get(id);
-    if (!opened) return { silentMs: null };
-    for (const { socket } of opened.shared) socket?.drain();
-    const { lastAcceptedUs } = opened;
-    return {
-      silentMs: lastAcceptedUs === null ? null : (this.#options.clock.monoUs() - lastAcceptedUs) / 1000,
+    if (!opened) {
+      answer(null);
+      return;
+    }
+    const looked = () => {
+      const { lastAcceptedUs } = opened;
+      answer(lastAcceptedUs === null ? null : (this.#options.clock.monoUs() - lastAcceptedUs) / 1000);
     };
+    if (opened.nats) {
+      opened.nats.look(looked);
+      return;
+    }
+    for (const { socket } of opened.shared) socket?.drain();
+    looked();
   }
 
   figures(id: string): RouterFigures | null {
@@ -199,6 +214,7 @@ export class Wire implements WirePort {
   end(): void {
     this.#stopWatching();
     for (const id of [...this.#opened.keys()]) this.close(id);
+    this.#natsWire?.end();
   }
 
   #checksumFor(opened: Opened): ChecksumForm {
@@ -230,13 +246,16 @@ export class Wire implements WirePort {
       return;
     }
     const problem = this.#openSockets(opened, state.source, state.link, sendingLink);
-    if (problem) this.#options.report(opened.id, { type: 'interface.down', ...problem });
-    else
-      this.#options.report(opened.id, {
-        type: 'interface.up',
-        address: state.source,
-        key: addressKey(state.source),
-      });
+    if (problem) {
+      this.#options.report(opened.id, { type: 'interface.down', ...problem });
+      return;
+    }
+    this.#options.report(opened.id, {
+      type: 'interface.up',
+      address: state.source,
+      key: addressKey(state.source),
+    });
+    if (config.transport === 'nats') this.#joinNats(opened, state.source);
   }
 
   #openSockets(
@@ -250,7 +269,7 @@ export class Wire implements WirePort {
       version: config.version,
       vrid: config.vrid,
       family: opened.family,
-      transport: config.transport,
+      transport: packetsOf(config.transport),
       advertMs: config.advertise,
       addresses: config.addresses.map(({ address }) => address),
       peers: config.peers.map(({ host }) => host),
@@ -261,9 +280,11 @@ export class Wire implements WirePort {
       node: this.#options.node,
     };
     const problem =
-      config.transport === 'udp'
-        ? this.#openUdp(opened, source, config.port, link)
-        : this.#openRaw(opened, link!, sendingLink ?? link!);
+      config.transport === 'nats'
+        ? null
+        : config.transport === 'udp'
+          ? this.#openUdp(opened, source, config.port, link)
+          : this.#openRaw(opened, link!, sendingLink ?? link!);
     if (problem) {
       this.#release(opened);
       return problem;
@@ -285,7 +306,7 @@ export class Wire implements WirePort {
     sendingLink: { index: number; name: string },
   ): Problem | null {
     const { family, setup } = opened;
-    const { transport } = setup.config;
+    const transport = packetsOf(setup.config.transport);
     const group = transport === 'multicast' ? GROUP[family] : null;
     const { poller } = this.#options;
     // What comes with a macvlan's own MAC, as a peer's multicast does, the kernel gives to the macvlan and to nobody else.
@@ -329,6 +350,26 @@ export class Wire implements WirePort {
     return null;
   }
 
+  /** After its address is told: what NATS is to it is told from now on. */
+  #joinNats(opened: Opened, source: string): void {
+    const { nats, report } = this.#options;
+    if (!nats) {
+      const reason = 'this node runs without NATS: another bus takes effect at its next start';
+      report(opened.id, { type: 'bus.lost', code: 'NATS_OFFLINE', message: reason });
+      return;
+    }
+    this.#natsWire ??= new NatsWire(nats);
+    const socket = this.#natsWire.open({
+      name: opened.id.slice('router/'.length),
+      source,
+      advertMs: opened.setup.config.advertise,
+      hear: (node, from, packet) => this.#hearNats(opened, node, from, packet),
+      report: (event) => report(opened.id, event),
+    });
+    opened.nats = socket;
+    opened.send = (packet) => socket.send(packet);
+  }
+
   /** Joins a socket that is there already, or opens it. */
   #share(opened: Opened, key: string, open: (shared: Shared) => RawSocket | UdpSocket | Problem): Shared | Problem {
     let shared = this.#shared.get(key);
@@ -352,10 +393,35 @@ export class Wire implements WirePort {
       this.#shared.delete(shared.key);
     }
     opened.sender?.close();
-    Object.assign(opened, { shared: [], sender: null, send: null, router: null, advertiser: null });
+    opened.nats?.close();
+    Object.assign(opened, { shared: [], sender: null, nats: null, send: null, router: null, advertiser: null });
   }
 
-  #hear(shared: Shared, received: Received, protocol: number, transport: RouterConfig['transport']): void {
+  /** The subject says which router is meant, so what would be somebody else's elsewhere is a misconfiguration here. */
+  #hearNats(opened: Opened, node: string, source: string, payload: Buffer): void {
+    const { router } = opened;
+    if (!router) return;
+    const family: Family = isIPv6(source) ? 'ipv6' : 'ipv4';
+    const destination = router.source;
+    const datagram: Datagram = {
+      family,
+      transport: 'udp',
+      source,
+      destination,
+      ttl: null,
+      header: null,
+      protocol: PROTOCOL_UDP,
+      payload,
+    };
+    const vrid = vridOf(datagram);
+    if (vrid !== null && vrid !== router.vrid)
+      this.#discard(opened, 'vrid', source, { field: 'vrid', own: String(router.vrid), peer: String(vrid) });
+    else if (addressKey(source) === addressKey(router.source))
+      this.#discard(opened, 'ownSource', node, { field: 'source', own: router.source, peer: source });
+    else this.#judge(opened, datagram);
+  }
+
+  #hear(shared: Shared, received: Received, protocol: number, transport: Transport): void {
     const { source, destination, ttl, header, payload } = received;
     const family: Family = source.includes(':') ? 'ipv6' : 'ipv4';
     const datagram: Datagram = { family, transport, source, destination, ttl, header, protocol, payload };
@@ -383,18 +449,32 @@ export class Wire implements WirePort {
       report(id, { type: 'advert.received', priority, advertMs, source, key: addressKey(source), differences });
       return;
     }
-    const { kind, source, conflict } = verdict;
+    this.#discard(opened, verdict.kind, verdict.source, verdict.conflict);
+  }
+
+  #discard(opened: Opened, kind: string, source: string, conflict: Omit<Conflict, 'kind'> | null): void {
+    const { figures } = opened;
+    const monoUs = this.#options.clock.monoUs();
     figures.discarded[kind] = (figures.discarded[kind] ?? 0) + 1;
     if (monoUs - opened.discardsTold.sinceUs > 1_000_000) opened.discardsTold = { sinceUs: monoUs, count: 0 };
     if (++opened.discardsTold.count > DISCARDS_TOLD_PER_SECOND) return;
     const evidence = { field: conflict?.field ?? null, own: conflict?.own ?? '', peer: conflict?.peer ?? '' };
-    report(id, { type: 'advert.discarded', kind, source, ...evidence });
+    this.#options.report(opened.id, { type: 'advert.discarded', kind, source, ...evidence });
   }
 }
+
+/** Over NATS the packets are those of UDP: they have no IP header of their own. */
+const packetsOf = (transport: RouterConfig['transport']): Transport => (transport === 'nats' ? 'udp' : transport);
+
+/** Over NATS one message reaches all; whose address is in its place counts for nothing. */
+const destinationsOf = ({ setup, nats }: Opened, router: VirtualRouter): { host: string; port: number }[] => {
+  if (nats) return [{ host: router.source, port: 0 }];
+  return router.transport === 'multicast' ? [{ host: GROUP[router.family], port: 0 }] : setup.config.peers;
+};
 
 /**
  * 255 shows that a packet came through no router. keepalived sends IPv6 unicast with the kernel's hop limit, 64, and
  * over UDP nobody sends 255.
  */
 const defaultMinTtl = (transport: RouterConfig['transport'], family: Family): number =>
-  transport === 'udp' || (transport === 'unicast' && family === 'ipv6') ? 1 : 255;
+  packetsOf(transport) === 'udp' || (transport === 'unicast' && family === 'ipv6') ? 1 : 255;

@@ -8,6 +8,8 @@ import type { AddressSettings, VirtualAddressInput } from '../../machines/virtua
 import type { RouterInput, RouterSettings, Track } from '../../machines/vrrpRouter.ts';
 import type { RouterConfig, TrackConfig, VirtualAddressConfig } from '../config/routers.ts';
 import type { Config } from '../config/schema.ts';
+import { hasQuorum } from '../config/sharedChecks.ts';
+import { SIGHT_ACTOR } from '../cluster/sharedWiring.ts';
 
 export const routerId = (router: string) => `router/${router}`;
 export const groupId = (group: string) => `group/${group}`;
@@ -29,12 +31,14 @@ export const isLoopbackAddress = (address: string): boolean => ipaddr.parse(addr
 export const isHeldByBinding = (address: VirtualAddressConfig): boolean =>
   isLoopbackAddress(address.address) && address.interface === undefined;
 
-const KINDS = ['interface', 'pool', 'script', 'process', 'file'] as const satisfies TrackerKind[];
+const KINDS = ['interface', 'pool', 'script', 'process', 'file', 'sight'] as const satisfies TrackerKind[];
 
 export const kindOf = (track: TrackConfig): TrackerKind => KINDS.find((kind) => kind in track)!;
 
 /** Two that look at the same thing are one: `tracker/pool/web`, `tracker/script/check_web`. */
 export const trackerId = (track: TrackConfig): string => {
+  // A node has one sight.
+  if ('sight' in track) return 'tracker/sight';
   const kind = kindOf(track);
   const subject =
     'script' in track
@@ -53,7 +57,7 @@ const hasCommonLooks = (track: { interval: number; rise: number; fall: number })
 
 /** Looked at in the way that the defaults have it, or given a name. */
 const isCommon = (track: TrackConfig): boolean => {
-  if ('interface' in track) return true;
+  if ('interface' in track || 'sight' in track) return true;
   if ('pool' in track) return track.atLeast === 1;
   if ('script' in track)
     return track.name !== undefined || (track.script.length === 1 && track.timeout === 1000 && hasCommonLooks(track));
@@ -74,6 +78,9 @@ const membersOf = (config: Config): Members => {
 const tracksOf = (config: Config, router: string, members: Members): TrackConfig[] => {
   const names = members.get(router)?.members ?? [router];
   const tracks = names.flatMap((name) => config.routers[name]?.track ?? []);
+  // A node that sees no server gives way, unless its routers say by how much.
+  if (hasQuorum(config) && !tracks.some((track) => 'sight' in track))
+    tracks.push({ sight: true, weight: 0, reverse: false });
   const seen = new Set<string>();
   return tracks.filter((track) => {
     const key = JSON.stringify(track);
@@ -126,7 +133,7 @@ const trackerSpec = (id: string, track: TrackConfig, routers: string[]): VrrpSpe
   const kind = kindOf(track);
   const settings: TrackerSettings = {
     kind,
-    subject: 'pool' in track ? `pool/${track.pool}` : '',
+    subject: 'pool' in track ? `pool/${track.pool}` : 'sight' in track ? SIGHT_ACTOR : '',
     intervalMs: 'interval' in track ? track.interval : 0,
     rise: 'rise' in track ? track.rise : 1,
     fall: 'fall' in track ? track.fall : 1,
@@ -172,6 +179,7 @@ const routerSpec = (config: Config, name: string, router: RouterConfig, members:
     addresses: router.addresses.map(({ address }) => addressId(name, address)),
     track,
     group: group === undefined ? null : groupId(group),
+    ...(router.transport === 'nats' ? { onBusLoss: router.onBusLoss } : {}),
   };
   const { version, vrid, interface: link, transport, source, port, virtualMac } = router;
   const { peers, authentication, checksum, minTtl, notify, accept } = router;

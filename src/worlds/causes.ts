@@ -1,11 +1,13 @@
 /** What led to a record, from actor to actor: router ← tracker ← pool ← server. One line each, the nearest first. */
+import type { TrafficFailed } from '../../machines/backendServer.ts';
 import type { Reason, RouterState } from '../../machines/vrrpRouter.ts';
 import { decodedSteps } from '../journal/reader.ts';
 import type { JournalReader } from '../journal/reader.ts';
 import type { Row, Step } from '../journal/record.ts';
 import { reasonText, trackerName } from '../vrrp/reasons.ts';
+import { observerSentence, trafficText } from './explainOutliers.ts';
 import { poolSentence } from './explainPool.ts';
-import { checkText } from './explainServer.ts';
+import { checkText, quorumSentence, sightSentence } from './explainShared.ts';
 import type { Sentence } from './explanation.ts';
 import { nameOf } from './explanation.ts';
 
@@ -37,8 +39,14 @@ const causeText = (row: Row, step: Step): string | null => {
       return `Tracker ${trackerName(row.actor)} is ${step.state}${messageText(step)}`;
     case 'pool':
       return poolSentence(step, step.state);
+    case 'quorum':
+      return `${name}: ${quorumSentence(step, null)}`;
+    case 'sight':
+      return sightSentence(step);
     case 'server':
       return `${name}: ${serverText(step)}`;
+    case 'observer':
+      return `${name}: ${observerSentence(step, null)}`;
     case 'group':
       return `${name} is ${step.state.toUpperCase()}: ${memberText(step)}`;
     case 'router': {
@@ -62,6 +70,8 @@ const serverText = (step: Step): string => {
       return `check failed: ${checkText(step)}; it is ${health}.`;
     case 'check.passed':
       return `check passed: ${checkText(step)}; it is ${health}.`;
+    case 'traffic.failed':
+      return `${trafficText(step.event as unknown as TrafficFailed)}; it is ${health}.`;
     default:
       return step.event.type.startsWith('operator.') ? `an operator set it to ${admin}.` : `it is ${health}, ${admin}.`;
   }

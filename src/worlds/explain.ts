@@ -7,10 +7,14 @@ import { UnderstudyError } from '../errors.ts';
 import type { JournalReader } from '../journal/reader.ts';
 import { decodedSteps } from '../journal/reader.ts';
 import { formatDateTime, formatSpan } from '../time.ts';
+import { explainMember } from './explainMember.ts';
+import { isObserverNews, observerSentence } from './explainOutliers.ts';
 import { poolSentence, publishText } from './explainPool.ts';
+import { explainRollout } from './explainRollout.ts';
 import { explainRouter } from './explainRouter.ts';
 import { explainAddress, explainSyncGroup, explainTracker } from './explainRouterParts.ts';
 import { explainServer } from './explainServer.ts';
+import { explainShared } from './explainShared.ts';
 import { causeRemarks, genericSentence, nameOf } from './explanation.ts';
 import type { Explanation, Seen } from './explanation.ts';
 
@@ -42,17 +46,22 @@ const explainKind = (reader: JournalReader, actor: string, atUs: number): Explan
       return explainTracker(reader, actor, atUs);
     case 'group':
       return explainSyncGroup(reader, actor, atUs);
+    case 'member':
+      return explainMember(reader, actor, atUs);
   }
   const seen = seenBy(reader, actor, atUs);
   if (seen.length === 0) return null;
+  if (actor.startsWith('quorum/') || actor === 'sight') return explainShared(actor, seen, atUs);
+  if (actor === 'rollout') return explainRollout(actor, seen, atUs);
   if (actor.startsWith('server/')) return explainServer(reader, actor, seen, atUs, configAt(reader, atUs));
   return explainPlainly(reader, actor, seen, atUs);
 };
 
 const explainPlainly = (reader: JournalReader, actor: string, seen: Seen[], atUs: number): Explanation => {
-  const isPool = actor.startsWith('pool/');
+  const kind = actor.slice(0, actor.indexOf('/'));
+  const sentence = kind === 'pool' ? poolSentence : kind === 'observer' ? observerSentence : genericSentence;
   // What a pool publishes is news even where its state keeps its name.
-  const changes = seen.filter(({ step, before }) => before !== step.state || publishText(step) !== null);
+  const changes = seen.filter(({ step, before }) => isObserverNews(step, before) || publishText(step) !== null);
   const chain = changes.slice(-GENERIC_CHAIN);
   const newest = chain.at(-1) ?? seen.at(-1)!;
   return {
@@ -64,7 +73,7 @@ const explainPlainly = (reader: JournalReader, actor: string, seen: Seen[], atUs
     sentences: chain.map(({ step, before }) => ({
       timeUs: step.wallUs,
       seq: step.seq,
-      text: isPool ? poolSentence(step, before) : genericSentence(step, before),
+      text: sentence(step, before),
     })),
     remarks: causeRemarks(reader, newest.step),
   };

@@ -23,6 +23,7 @@ import { historyOf, singlesBefore } from './actorHistory.ts';
 import type { Moment } from './actorHistory.ts';
 import { causesOf, noticeOf } from './causes.ts';
 import { addressConsequences, addressIncidents, thenLines } from './explainRouterParts.ts';
+import { anOperator } from './explanation.ts';
 import type { Explanation, Sentence } from './explanation.ts';
 
 /** Changes of state that are told, the present one included. */
@@ -216,7 +217,9 @@ const eventText = (step: Step, before: RouterContext, after: RouterContext, stat
     case 'operator.demote':
     case 'operator.promote': {
       const who =
-        event['restored'] === true ? 'As an operator had wanted before the node started again, it was' : 'An operator';
+        event['restored'] === true
+          ? 'As an operator had wanted before the node started again, it was'
+          : anOperator(event);
       const what = event.type === 'operator.demote' ? 'demoted' : 'promoted';
       return `${who} ${what}${event['restored'] === true ? '' : ' it'}.${priorityChange(before, after)}`;
     }
@@ -233,6 +236,16 @@ const eventText = (step: Step, before: RouterContext, after: RouterContext, stat
       return `${String(event['source'])}, whose adverts were discarded, is not heard any more.`;
     case 'interface.down':
       return `${String(event['message'])}.`;
+    case 'bus.lost':
+      return phaseOf(state) === 'master'
+        ? `${busLostText(event)}: it is cut off, keeps its addresses (onBusLoss: keep), and can't know whether another node has taken them.`
+        : `${busLostText(event)}.`;
+    case 'bus.joined':
+      return before.faults['bus'] === null
+        ? null
+        : phaseOf(state) === 'master'
+          ? 'NATS is back: its adverts are heard again.'
+          : 'NATS is back; it waits until a master, if there is one, must have been heard.';
     case 'looked':
       if (state === 'backup.willing') return 'Its time is up; its sync group waits until all members would be master.';
       return after.graceGiven
@@ -246,6 +259,8 @@ const eventText = (step: Step, before: RouterContext, after: RouterContext, stat
       return null;
   }
 };
+
+const busLostText = (event: Step['event']): string => `NATS is away (${String(event['message'])})`;
 
 type Advert = { source: string; priority: number };
 

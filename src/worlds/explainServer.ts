@@ -1,9 +1,13 @@
 /** Why a server is up, down or drained: the checks and the operators' words that led to it. */
+import { failuresAfterTraffic } from '../../machines/riseAndFall.ts';
+import type { TrafficFailed } from '../../machines/backendServer.ts';
 import { decodedSteps } from '../journal/reader.ts';
 import type { JournalReader } from '../journal/reader.ts';
 import type { Step } from '../journal/record.ts';
 import { formatClock, formatDateTime, formatSpan } from '../time.ts';
+import { ejectionSentence, returnsUs, trafficText } from './explainOutliers.ts';
 import { publishText } from './explainPool.ts';
+import { checkText, verdictSentence } from './explainShared.ts';
 import { CONSEQUENCE_WINDOW, genericSentence, operator } from './explanation.ts';
 import type { Explanation, Seen } from './explanation.ts';
 
@@ -24,7 +28,7 @@ export const explainServer = (
   config: Record<string, unknown>,
 ): Explanation => {
   const [, pool = '', server = ''] = actor.split('/');
-  const changes = seen.filter(({ step, before }) => before !== step.state || isCount(step, before));
+  const changes = seen.filter(({ step, before }) => before !== step.state || isCount(step, before) || isEjection(step));
   const now = partsOf((seen.at(-1) ?? changes.at(-1)!).step.state);
   const known = { ...thresholdsOf(seen), address: addressOf(config, pool, server), hurries: hurries(config, pool) };
   const chain = chainOf(changes, now);
@@ -37,6 +41,8 @@ export const explainServer = (
     const to = partsOf(step.state);
     if (from === null || (isSettled(from.health) && from.health !== to.health)) count = 0;
     if (step.event.type.startsWith('check.')) count++;
+    if (step.event.type === 'traffic.failed')
+      count = failuresAfterTraffic((step.event as unknown as TrafficFailed).onError, count, known.fall);
     const at = { timeUs: step.wallUs, seq: step.seq };
     sentences.push({ ...at, text: serverSentence(step, from, to, count, known) });
     for (const text of consequences(reader, step)) sentences.push({ ...at, text });
@@ -49,7 +55,12 @@ export const explainServer = (
     state: seen.at(-1)!.step.state,
     sinceUs: since,
     atUs,
-    headline: headlineOf(`${pool}/${server} (${known.address})`, now, { healthSince, adminSince, atUs }),
+    headline: headlineOf(
+      `${pool}/${server} (${known.address})`,
+      now,
+      { healthSince, adminSince, atUs },
+      ejectionOf(seen),
+    ),
     sentences,
     remarks: sinceThen(seen, chain.at(-1)!, atUs),
   };
@@ -59,12 +70,22 @@ const headlineOf = (
   name: string,
   now: ServerState,
   { healthSince, adminSince, atUs }: { healthSince: number; adminSince: number; atUs: number },
+  ejection: Step | null,
 ): string => {
   const since = (us: number) => `since ${formatDateTime(us)} (${formatSpan(atUs - us)})`;
   if (now.admin === 'maintenance') return `Server ${name} is in MAINTENANCE ${since(adminSince)}.`;
   const slow = now.warmth === 'warming' ? ', in slow start,' : '';
   const drained = now.admin === 'drain' ? ` It is drained ${since(adminSince)}.` : '';
-  return `Server ${name} is ${word(now.health)}${slow} ${since(healthSince)}.${drained}`;
+  const ejected = ejection ? ` It is EJECTED ${since(ejection.wallUs)} until ${formatClock(returnsUs(ejection))}.` : '';
+  return `Server ${name} is ${word(now.health)}${slow} ${since(healthSince)}.${drained}${ejected}`;
+};
+
+const isEjection = ({ event }: Step): boolean => event.type === 'ejection.began' || event.type === 'ejection.ended';
+
+/** The step that ejected it, where it is ejected now. */
+const ejectionOf = (seen: Seen[]): Step | null => {
+  const last = seen.findLast(({ step }) => isEjection(step) || step.event.type === 'actor.started')?.step;
+  return last?.event.type === 'ejection.began' ? last : null;
 };
 
 /** When a region entered its present state, µs since 1970. */
@@ -107,7 +128,7 @@ const isCount = (step: Step, before: string | null): boolean => {
   if (before === null) return true;
   const { health } = partsOf(step.state);
   return (
-    (health === 'goingDown' && step.event.type === 'check.failed') ||
+    (health === 'goingDown' && (step.event.type === 'check.failed' || step.event.type === 'traffic.failed')) ||
     (health === 'goingUp' && step.event.type === 'check.passed')
   );
 };
@@ -125,10 +146,22 @@ const chainOf = (changes: Seen[], now: ServerState): Seen[] => {
     if (before === null || partsOf(before).health === 'up' || partsOf(before).health === 'down') break;
     begin--;
   }
-  const chain = changes.slice(begin);
+  const chain = withLastEjections(changes, begin);
   if (now.admin === 'ready' || chain.some(changesAdmin)) return chain;
   const said = changes.findLast(changesAdmin);
   return said ? [said, ...chain] : chain;
+};
+
+/** A server may have been ejected often since its health last changed: the last two say enough. */
+const SHOWN_EJECTION_STEPS = 4;
+
+const withLastEjections = (changes: Seen[], begin: number): Seen[] => {
+  const isEjected = ejectionOf(changes) !== null;
+  const shown = new Set(changes.filter(({ step }) => isEjection(step)).slice(-SHOWN_EJECTION_STEPS));
+  // The one that it is in belongs to it, however long its health has changed since.
+  const current = isEjected ? changes.findLast(({ step }) => step.event.type === 'ejection.began') : undefined;
+  const chain = changes.slice(begin).filter((one) => !isEjection(one.step) || shown.has(one));
+  return current && !chain.includes(current) ? [current, ...chain] : chain;
 };
 
 const changesAdmin = ({ step, before }: Seen): boolean =>
@@ -162,12 +195,6 @@ const WORDS: Record<string, string> = {
 };
 const word = (health: string): string => WORDS[health] ?? health;
 
-export const checkText = (step: Step): string => {
-  const { code, message, durationMs } = step.event as unknown as { code: string; message: string; durationMs: number };
-  const detail = message === '' ? code : `${message} (${code})`;
-  return `${detail} after ${durationMs} ms`;
-};
-
 const serverSentence = (
   step: Step,
   from: ServerState | null,
@@ -182,6 +209,8 @@ const serverSentence = (
       return `The node started with it${hint === undefined ? '' : `; it had been ${hint.toUpperCase()} when the node last ran`}. Its first check runs at once.`;
     }
     case 'check.failed': {
+      const verdict = verdictSentence(step, false);
+      if (verdict !== null) return verdict;
       const text = `Check failed: ${checkText(step)}.`;
       if (to.health === 'down') {
         if (from?.health === 'unchecked') return `${text} It was the first check, which decides alone: marked DOWN.`;
@@ -191,6 +220,8 @@ const serverSentence = (
       return `${text} Failure ${count} of the ${known.fall} in a row that mark it down${known.hurries && count === 1 ? '; it is checked more often from now' : ''}.`;
     }
     case 'check.passed': {
+      const verdict = verdictSentence(step, to.warmth === 'warming');
+      if (verdict !== null) return verdict;
       const text = `Check passed: ${checkText(step)}.`;
       if (to.health === 'up') {
         if (from?.health === 'unchecked') return `${text} It was the first check, which decides alone: UP.`;
@@ -199,6 +230,12 @@ const serverSentence = (
       }
       return `${text} Success ${count} of the ${known.rise} in a row that bring it back.`;
     }
+    case 'traffic.failed':
+      return `Errors of ${trafficText(event as unknown as TrafficFailed)}. ${trafficConsequence(event as unknown as TrafficFailed, to, count, known.fall)}`;
+    case 'ejection.began':
+      return ejectionSentence(step);
+    case 'ejection.ended':
+      return `Its ejection ended${to.warmth === 'warming' ? ', with its weight growing slowly' : ''}.`;
     case 'operator.drain':
       return `${operator(event)} to drain: it takes no new traffic, what it has goes on.`;
     case 'operator.maintenance':
@@ -221,19 +258,40 @@ const serverSentence = (
   }
 };
 
+const trafficConsequence = ({ onError }: TrafficFailed, to: ServerState, count: number, fall: number): string => {
+  if (to.health === 'down')
+    return onError === 'markDown' ? 'That marks it DOWN.' : `Failure ${count} of ${fall}: marked DOWN.`;
+  if (onError === 'fastInterval') return 'It is checked soon.';
+  if (onError === 'suddenDeath') return 'The next failed check marks it down.';
+  return `They count as a failed check: failure ${count} of the ${fall} in a row that mark it down.`;
+};
+
 /** What the pool did because of this. */
-const consequences = (reader: JournalReader, cause: Step): string[] => {
+const consequences = (reader: JournalReader, step: Step): string[] => {
+  // The pool decided an ejection before the server heard of it, and its end is told to both by the observer.
+  if (step.event.type === 'ejection.began') {
+    const granted = step.cause === null ? null : reader.row(step.cause);
+    const decided = granted?.cause == null ? null : reader.row(granted.cause);
+    return (decided ? decodedSteps(decided) : []).flatMap(textOfPublication);
+  }
+  return publicationsAfter(reader, step.event.type === 'ejection.ended' ? step.cause : step.seq);
+};
+
+const textOfPublication = (step: Step): string[] => {
+  const text = publishText(step);
+  return text === null ? [] : [`→ ${text}`];
+};
+
+const publicationsAfter = (reader: JournalReader, cause: number | null): string[] => {
+  if (cause === null) return [];
   const texts: string[] = [];
   for (const row of reader.rows({
-    fromSeq: cause.seq + 1,
-    throughSeq: cause.seq + CONSEQUENCE_WINDOW,
+    fromSeq: cause + 1,
+    throughSeq: cause + CONSEQUENCE_WINDOW,
     actor: 'pool/*',
   })) {
-    if (row.cause !== cause.seq) continue;
-    for (const step of decodedSteps(row)) {
-      const text = publishText(step);
-      if (text !== null) texts.push(`→ ${text}`);
-    }
+    if (row.cause !== cause) continue;
+    for (const step of decodedSteps(row)) texts.push(...textOfPublication(step));
   }
   return texts;
 };

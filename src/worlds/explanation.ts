@@ -31,14 +31,26 @@ export const nameOf = (actor: string): string => {
     server: 'Server',
     pool: 'Pool',
     checker: 'The checker of',
+    observer: 'The traffic observer of',
+    quorum: 'The quorum of',
     listener: 'Listener',
     worker: 'Worker',
     journal: 'The journal',
     router: 'Router',
     tracker: 'Tracker',
     group: 'Sync group',
+    commands: 'The command desk',
   };
   return `${names[kind ?? ''] ?? kind} ${rest.join('/')}`.trim();
+};
+
+/** An operator, and how the word came to this node. */
+export const anOperator = (event: Record<string, unknown>): string => {
+  const command = event['command'] as { by: string; atUs: number; scope: 'cluster' | 'here' } | undefined;
+  if (!command) return 'An operator';
+  return command.scope === 'cluster'
+    ? `By a command to the cluster, given on ${command.by} at ${formatClock(command.atUs)}, an operator`
+    : 'By a command to this node alone, an operator';
 };
 
 /** Who put an operator's word there. */
@@ -47,7 +59,7 @@ export const operator = (event: Record<string, unknown>): string =>
     ? 'As an operator had wanted before the node started again, it was set'
     : event['configured'] === true
       ? 'The configuration set it'
-      : 'An operator set it';
+      : `${anOperator(event)} set it`;
 
 export const genericSentence = (step: Step, before: string | null): string => {
   const { type, input: _input, machine: _machine, ...payload } = step.event;

@@ -11,6 +11,7 @@ import type { ProbeAnswer } from '../../actors/healthChecker.ts';
 import { seededRandom } from '../../actors/random.ts';
 import { ACTOR_STARTED, ACTOR_STOPPED, ActorSystem } from '../../actors/system.ts';
 import { VirtualClock } from '../../actors/clock.ts';
+import { COMMANDS_ACTOR } from '../../machines/commandDesk.ts';
 import { machines } from '../../machines/index.ts';
 import type { Config } from '../config/schema.ts';
 import type { JournalReader } from '../journal/reader.ts';
@@ -23,6 +24,7 @@ import type { Observed } from './observations.ts';
 import { Replay } from './replay.ts';
 import { realMastership, WhatIfRouters } from './whatifRouters.ts';
 import type { RealMastership } from './whatifRouters.ts';
+import { isOthersWord, untoldOfShared } from './whatifShared.ts';
 
 export type WhatIfTransition = { timeUs: number; actor: string; state: string; event: string };
 
@@ -32,14 +34,22 @@ export type WhatIf = {
   /** What really happened, and what would have: transitions of all but checkers and the journal. */
   real: WhatIfTransition[];
   would: WhatIfTransition[];
-  /** Servers, trackers and routers of the new configuration of which the journal has seen nothing. */
+  /** Servers, their traffic, trackers and routers of the new configuration of which the journal has seen nothing. */
   unobserved: string[];
   /** What peers are taken to have done that the journal can't tell, in sentences. */
   assumed: string[];
+  /** What the journal can't tell of this configuration, in sentences. */
+  untold: string[];
 };
 
-/** Actors whose transitions are compared; a checker's own rounds are nobody's question. */
-const isCompared = (actor: string): boolean => !actor.startsWith('checker/') && actor !== 'journal' && actor !== 'node';
+/** Actors that no configuration asks for. */
+const BESIDE = new Set(['journal', 'node', 'courier', COMMANDS_ACTOR]);
+
+/**
+ * Actors whose transitions are compared: a checker's own rounds are nobody's question, nor are this node's views where a
+ * verdict is what the server hears, and other nodes are as they were.
+ */
+const isCompared = (actor: string): boolean => !/^(checker|quorum|member)\//.test(actor) && !BESIDE.has(actor);
 
 /** What belongs to routers is compared by what it is to others: `backup.deciding` is BACKUP. */
 const shownState = (actor: string, state: string): string => {
@@ -85,11 +95,12 @@ type Epoch = { steps: Step[]; real: Map<string, RealMastership[]> };
 
 /** @throws UnderstudyError RECORD_UNREADABLE */
 export const whatIf = (reader: JournalReader, config: Config): WhatIf => {
-  const result: WhatIf = { fromUs: 0, untilUs: 0, real: [], would: [], unobserved: [], assumed: [] };
+  const result: WhatIf = { fromUs: 0, untilUs: 0, real: [], would: [], unobserved: [], assumed: [], untold: [] };
   const replay = new Replay(reader);
   const shown = new Shown();
   let epoch: Epoch = { steps: [], real: new Map() };
   let epochNumber = -1;
+  let heardOthers = false;
   const playEpoch = () => {
     if (epoch.steps.length > 0) playOne(epoch, config, result);
     epoch = { steps: [], real: new Map() };
@@ -105,12 +116,32 @@ export const whatIf = (reader: JournalReader, config: Config): WhatIf => {
     const news = shown.take(actor, state, changed || event.type === ACTOR_STARTED);
     if (news !== null) result.real.push({ timeUs: wallUs, actor, state: news, event: event.type });
     if (actor.startsWith('router/')) noteMastership(epoch, step, replay);
+    heardOthers ||= isOthersWord(step);
   }
   playEpoch();
   result.unobserved = [...new Set(result.unobserved)];
   result.assumed = [...new Set(result.assumed)];
   result.real.sort((a, b) => a.timeUs - b.timeUs);
+  result.untold = [...untoldOf(result), ...untoldOfShared(config, heardOthers)];
   return result;
+};
+
+/** So far apart, two ejections are the same one: a worker's report may be in either world a little later. */
+const SAME_EJECTION_US = 1_000_000;
+
+/** A server that was out of traffic has been seen by nobody. */
+const untoldOf = ({ real, would }: WhatIf): string[] => {
+  const isEjection = ({ actor, state }: WhatIfTransition) => actor.startsWith('observer/') && state === 'ejected';
+  const ejections = would.filter(isEjection);
+  const untold = new Set<string>();
+  for (const { actor, timeUs } of real.filter(isEjection)) {
+    const isToo = ejections.some((one) => one.actor === actor && Math.abs(one.timeUs - timeUs) <= SAME_EJECTION_US);
+    if (!isToo)
+      untold.add(
+        `${actor.replace('observer/', '')} was really ejected, and would not have been then: what it would have answered meanwhile is not known, and taken to be well`,
+      );
+  }
+  return [...untold];
 };
 
 const noteMastership = ({ real }: Epoch, { actor, monoUs }: Step, replay: Replay): void => {
@@ -203,6 +234,7 @@ const playOne = ({ steps, real }: Epoch, config: Config, result: WhatIf): void =
   for (const spec of actorsOf(config)) {
     const hint = hints.get(spec.id);
     system.start(spec.id, spec.machine, hint === undefined ? spec.input : { ...spec.input, hint });
+    if (spec.machine === 'trafficObserver' && !heardOf.has(spec.id)) result.unobserved.push(spec.id);
     if (spec.machine === 'listener' && !holders.has(spec.id)) system.send(spec.id, { type: 'listener.open' });
   }
   for (const [pool, { servers }] of Object.entries(config.backends)) {
@@ -210,10 +242,15 @@ const playOne = ({ steps, real }: Epoch, config: Config, result: WhatIf): void =
       if (disabled) system.send(serverId(pool, name), { type: 'operator.maintenance' });
     }
   }
+  // Operators' commands to the cluster come to its desk, which tells the actors of this world.
+  if (heardOf.has(COMMANDS_ACTOR)) {
+    const started = ordered.find(({ actor, event }) => actor === COMMANDS_ACTOR && event.type === ACTOR_STARTED);
+    system.start(COMMANDS_ACTOR, 'commandDesk', started?.event['input']);
+  }
   const inputs = ordered.filter((step) => {
     const { origin, event, actor } = step;
     return (
-      origin === 'input' &&
+      (origin === 'input' || origin === 'remote') &&
       !NOT_REPLAYED.has(event.type) &&
       event.type !== 'listener.open' &&
       event['configured'] !== true &&

@@ -54,6 +54,12 @@ const ANSWERED = new Set(['looked', 'address.acquire', 'address.release']);
 const ADDRESS_ANSWERS = new Set(['address.added', 'address.addFailed', 'address.removed', 'address.removeFailed']);
 const LISTENER_ANSWERS = new Set(['listener.opened', 'listener.failed', 'listener.drained']);
 
+/** What is told to routers that advertise over NATS. */
+const BUS_NEWS = new Set(['bus.joined', 'bus.lost']);
+
+const isOverNats = ({ routers }: Config, actor: string): boolean =>
+  routers[actor.slice('router/'.length)]?.transport === 'nats';
+
 export class WhatIfRouters {
   readonly hands: Record<string, Hands>;
   #world: RouterWorld;
@@ -80,8 +86,12 @@ export class WhatIfRouters {
     this.#peers = new AssumedPeers(world);
     this.hands = {
       vrrpRouter: {
-        openRouter: (_: never, { id }) => {
+        openRouter: (_: never, actor) => {
+          const { id } = actor;
           if (!this.#heardOf.has(id)) world.unobserved(id);
+          // What the journal doesn't know of NATS would have gone well.
+          if (isOverNats(config, id) && !steps.some((step) => step.actor === id && BUS_NEWS.has(step.event.type)))
+            actor.send({ type: 'bus.joined' });
         },
         sendAdvert: ({ priority }: { priority: number }, { id }) => this.#peers.hear(id, priority),
         look: (_: never, actor) => this.#look(actor),
@@ -100,6 +110,7 @@ export class WhatIfRouters {
     const kind = actor.split('/')[0];
     if (ANSWERED.has(event.type) || ADDRESS_ANSWERS.has(event.type)) return false;
     if (kind === 'router' && event.type === 'router.stop') return cause === null;
+    if (BUS_NEWS.has(event.type)) return isOverNats(this.#world.config, actor);
     if (kind === 'tracker') return actor.startsWith('tracker/interface/');
     return !(kind === 'listener' && this.#holders.has(actor));
   }

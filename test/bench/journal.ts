@@ -8,75 +8,25 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { Decider } from '../../actors/decide.ts';
-import { seededRandom } from '../../actors/random.ts';
-import { ActorSystem } from '../../actors/system.ts';
-import type { Entry, Recorder } from '../../actors/recorder.ts';
+import type { Entry } from '../../actors/recorder.ts';
 import { machines } from '../../machines/index.ts';
 import { SystemClock } from '../../src/clock.ts';
 import { Journal } from '../../src/journal/journal.ts';
 import { JournalReader } from '../../src/journal/reader.ts';
 import { verify } from '../../src/worlds/replay.ts';
+import { checkFor, EVENTS_PER_TURN, inTurns, SERVERS, settings, systemOn } from './backendServers.ts';
+import type { Kind } from './backendServers.ts';
 import { quick, report, row, say } from './report.ts';
 
 const EVENTS = quick ? 50_000 : 200_000;
 const RUNS = quick ? 3 : 7;
-const EVENTS_PER_TURN = 500;
-const SERVERS = 100;
 
 const folder = mkdtempSync(join(tmpdir(), 'understudy-bench-'));
-
-const settings = {
-  rise: 2,
-  fall: 3,
-  checked: true,
-  initially: 'unchecked',
-  weight: 1,
-  backup: false,
-  slowStartMs: 0,
-  shutdownSessions: false,
-} as const;
-
-type Kind = 'flapping' | 'steady';
-
-/**
- * Flapping servers: every check changes a state, none is compacted, the worst that a journal can be given. Steady ones:
- * what a journal is given nearly always.
- */
-const checkFor = (index: number, kind: Kind): { type: string } => {
-  const passes = kind === 'steady' || Math.floor(index / SERVERS) % 5 < 2;
-  return {
-    type: passes ? 'check.passed' : 'check.failed',
-    code: passes ? 'L4OK' : 'L4CON',
-    message: '',
-    durationMs: 0.3,
-  } as {
-    type: string;
-  };
-};
 
 const perSecond = (count: number, startedAt: number): number => (count / (performance.now() - startedAt)) * 1000;
 
 const open = (path: string, clock: SystemClock): Promise<Journal> =>
   Journal.open({ path, retention: { keepMs: 1e12, maxBytes: 1e15 }, clock, maxUnwrittenRows: 10 * EVENTS });
-
-const systemOn = (clock: SystemClock, recorder: Recorder): ActorSystem => {
-  const onFault = ({ error }: { error: unknown }) => {
-    throw error;
-  };
-  const system = new ActorSystem({ clock, random: seededRandom(1), recorder, machines, hands: {}, onFault });
-  for (let index = 0; index < SERVERS; index++) {
-    system.start(`server/web/s${index}`, 'backendServer', { pool: 'web', name: `s${index}`, settings });
-  }
-  return system;
-};
-
-/** Events between two turns of the loop, as a busy node has them. */
-const inTurns = async (count: number, step: (index: number) => void): Promise<void> => {
-  for (let index = 0; index < count; index++) {
-    step(index);
-    if (index % EVENTS_PER_TURN === 0) await new Promise((next) => setImmediate(next));
-  }
-};
 
 /** What a node would have recorded, made beforehand: the journal alone is measured. */
 const entriesOf = (kind: Kind): Entry[] => {

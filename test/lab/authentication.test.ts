@@ -2,8 +2,8 @@
 import { describe, expect, test } from 'vitest';
 import { isRoot } from '../packages.ts';
 import { labForTest } from './labHelpers.ts';
-import { LabNode } from './node.ts';
-import type { NodeConfig } from './node.ts';
+import { LabNode } from '../../deploy/lab/node.ts';
+import type { NodeConfig } from '../../deploy/lab/node.ts';
 import { startNodes, untilMaster } from './observed.ts';
 import { until } from '../../deploy/lab/until.ts';
 

@@ -4,7 +4,7 @@
  */
 import { Lab } from '../../deploy/lab/lab.ts';
 import { startNginx } from '../../deploy/lab/nginx.ts';
-import { LabNode, untilOneMaster } from './node.ts';
+import { LabNode, untilOneMaster } from '../../deploy/lab/node.ts';
 
 const ADDRESS = '10.9.0.100';
 

@@ -1,5 +1,6 @@
 /** The configurations in deploy/examples, which users copy and `npm run lab` runs. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { cpSync, readdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
@@ -8,10 +9,12 @@ import { startNginx } from '../../deploy/lab/nginx.ts';
 import { until } from '../../deploy/lab/until.ts';
 import { loadConfigFile } from '../../src/config/load.ts';
 import type { Config } from '../../src/config/schema.ts';
-import { isRoot } from '../packages.ts';
+import { listenersOf } from '../../src/dataPlaneWiring.ts';
+import { tempFolder } from '../nodeHelpers.ts';
+import { has, isRoot } from '../packages.ts';
 import { labForTest } from './labHelpers.ts';
-import { LabNode } from './node.ts';
-import type { NodeConfig } from './node.ts';
+import { LabNode } from '../../deploy/lab/node.ts';
+import type { NodeConfig } from '../../deploy/lab/node.ts';
 
 const examples = resolve(import.meta.dirname, '../../deploy/examples');
 
@@ -51,6 +54,34 @@ test('active-active gives each node one address to hold', () => {
     lb1.routers[name]!.priority > lb2.routers[name]!.priority ? 'lb1' : 'lb2',
   );
   expect(masters).toEqual(['lb1', 'lb2']);
+});
+
+describe('shop', () => {
+  const shop = join(examples, 'shop');
+
+  test('asks for nothing but a certificate and a password, which it says how to make', () => {
+    const loaded = loadConfigFile(join(shop, 'shop.yaml'), {});
+    expect('problems' in loaded && loaded.problems.map(({ path }) => path)).toEqual([
+      'frontends.shop.bind[0].tls.certificates[0]',
+      'frontends.shop.rules[2].allow.users.ann',
+    ]);
+  });
+
+  test.skipIf(!has('openssl'))('is valid with those, made as it says', () => {
+    const folder = tempFolder();
+    cpSync(shop, folder, { recursive: true });
+    const file = join(folder, 'shop.yaml');
+    const commands = [...readFileSync(file, 'utf8').matchAll(/^# {3}(.*)$/gm)].map(([, command]) => command);
+    expect(commands).toHaveLength(2);
+    execFileSync('sh', ['-e', '-c', commands.join('\n')], { cwd: folder, stdio: 'pipe' });
+    const loaded = loadConfigFile(file, {});
+    if ('problems' in loaded) throw new Error(JSON.stringify(loaded.problems, null, 2));
+    expect(listenersOf(loaded.config).map(({ id, http2 }) => [id, http2 !== null])).toEqual([
+      ['listener/plain/*:80', false],
+      ['listener/shop/*:443', true],
+      ['listener/shop/127.0.0.1:8080', false],
+    ]);
+  });
 });
 
 /** The hosts that the examples speak of, with the nodes running them, and how a client asks an address. */
@@ -95,7 +126,7 @@ describe.skipIf(!isRoot)('on hosts of their own', () => {
       await node.end();
       expect(node.verify().divergence).toBeNull();
     }
-  }, 60_000);
+  });
 
   test('active-active: each has one address, one node alone has both', async () => {
     const { lb1, lb2, untilHeld, ask } = await startExample(await labForTest(), 'active-active');
@@ -114,5 +145,5 @@ describe.skipIf(!isRoot)('on hosts of their own', () => {
       await node.end();
       expect(node.verify().divergence).toBeNull();
     }
-  }, 60_000);
+  });
 });

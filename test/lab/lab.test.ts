@@ -244,8 +244,6 @@ describe.skipIf(!isRunnable)('keepalived in the lab', () => {
     expect(taking).toMatchObject({ source: '10.9.0.12', advertMs: 100, addresses: [VIP], checksum: 'good' });
     // Skew: (256 − 150) / 256 of 100 ms.
     expect(taking.atMs - leaving.atMs).toBeGreaterThan(40);
-    // Not three intervals, as after a silence.
-    expect(taking.atMs - leaving.atMs).toBeLessThan(300);
     expect(high.complaints()).toEqual([]);
   });
 

@@ -5,8 +5,8 @@ import { output } from '../../deploy/lab/shell.ts';
 import { until } from '../../deploy/lab/until.ts';
 import { JournalReader } from '../../src/journal/reader.ts';
 import type { Reason } from '../../machines/vrrpRouter.ts';
-import { LabNode } from './node.ts';
-import type { NodeConfig, RouterState } from './node.ts';
+import { LabNode } from '../../deploy/lab/node.ts';
+import type { NodeConfig, RouterState } from '../../deploy/lab/node.ts';
 
 /** By the title that it takes when it is ready; null until then. */
 const readyGuardOf = async (node: LabNode): Promise<number | null> => {
@@ -38,7 +38,7 @@ export const untilMaster = async (
   node: LabNode,
   others: LabNode[],
   address = VIP,
-  { router = 'gateway', timeoutMs = 5_000 }: { router?: string; timeoutMs?: number } = {},
+  { router = 'gateway', timeoutMs }: { router?: string; timeoutMs?: number } = {},
 ): Promise<void> =>
   void (await until(
     `${node.name}, and not ${others.map(({ name }) => name).join(', ')}, is master of ${router} with ${address}`,
@@ -141,13 +141,9 @@ export const divergencesOf = (...nodes: LabNode[]): object[] =>
   });
 
 /** Until the neighbour tables of the hosts have this MAC for the address. */
-export const untilNeighbours = async (hosts: Host[], address: string, mac: string, timeoutMs = 1_000) => {
+export const untilNeighbours = async (hosts: Host[], address: string, mac: string) => {
   for (const host of hosts)
-    await until(
-      `${host.name} finds ${address} at ${mac}`,
-      async () => (await host.neighbour(address)) === mac,
-      timeoutMs,
-    );
+    await until(`${host.name} finds ${address} at ${mac}`, async () => (await host.neighbour(address)) === mac);
 };
 
 /** Sends a datagram every 50 ms, whatever becomes of it. */
@@ -186,13 +182,18 @@ export class AddressWatch {
     return watch;
   }
 
-  /** Changes of one host, in order. */
+  /** Changes of one host, in order. That the kernel is asked to keep an address for longer is none. */
   changes(host: string): { atMs: number; address: string; held: boolean }[] {
+    const heldNow = new Set<string>();
     return this.#monitors.get(host)!.lines.flatMap(({ text }) => {
       const match = MONITOR_LINE.exec(text);
       if (!match) return [];
       const [, time, deleted, , address] = match as unknown as [string, string, string | undefined, string, string];
-      return [{ atMs: Date.parse(`${time}Z`), address, held: deleted === undefined }];
+      const held = deleted === undefined;
+      if (held === heldNow.has(address)) return [];
+      if (held) heldNow.add(address);
+      else heldNow.delete(address);
+      return [{ atMs: Date.parse(`${time}Z`), address, held }];
     });
   }
 

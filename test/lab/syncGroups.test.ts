@@ -7,7 +7,7 @@ import { nowMs } from '../../deploy/lab/process.ts';
 import { until } from '../../deploy/lab/until.ts';
 import { isRoot } from '../packages.ts';
 import { labForTest } from './labHelpers.ts';
-import type { LabNode, NodeConfig } from './node.ts';
+import type { LabNode, NodeConfig } from '../../deploy/lab/node.ts';
 import { AddressWatch, changesOf, divergencesOf, startNodes } from './observed.ts';
 
 const LINKS = ['eth0', 'eth1', 'eth2'];
@@ -15,10 +15,10 @@ const GROUPS = ['east', 'west'] as const;
 type Group = (typeof GROUPS)[number];
 
 /**
- * How long a group may be torn while it moves: three elections' worth of messages and addresses, and two cores that
- * three nodes share.
+ * How long a group may be torn while it moves: three elections' worth of messages and addresses, on two cores that
+ * many nodes share. A member that went alone would leave it torn for good.
  */
-const MOMENT_MS = 250;
+const MOMENT_MS = 2_000;
 
 const vip = (group: Group, link: number) => `10.${9 + link}.0.${group === 'east' ? 100 : 200}`;
 const addressesOf = (group: Group) => LINKS.map((_, link) => vip(group, link));
@@ -108,7 +108,7 @@ const finish = async ({ nodes }: Trio): Promise<object[]> => {
   return divergencesOf(...nodes);
 };
 
-describe.skipIf(!isRoot)('sync groups', { timeout: 60_000 }, () => {
+describe.skipIf(!isRoot)('sync groups', () => {
   test.concurrent('move as one at a start, a kill, a return and a stop', async (context) => {
     const trio = await trioFor(context);
     const { nodes, hosts } = trio;

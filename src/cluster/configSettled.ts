@@ -1,0 +1,51 @@
+/** Whether a node that was given another configuration carries it. */
+import type { ActorState, ActorSystem } from '../../actors/system.ts';
+import type { BackendServerContext } from '../../machines/backendServer.ts';
+
+/** Listeners that open, and first checks: the longest time-out of a check that anybody would give is within it. */
+const SETTLE_MS = 10_000;
+
+/** States that ask for an operator. */
+const TROUBLES: Record<string, string[]> = {
+  listener: ['failed'],
+  pool: ['exhausted', 'onBackups', 'panicking'],
+  proxyWorker: ['crashed'],
+  virtualAddress: ['failed'],
+  vrrpRouter: ['fault'],
+};
+
+/** Actors that are in trouble, and in which. */
+export const troublesOf = (system: ActorSystem): Map<string, string> =>
+  new Map(
+    [...system.all()].flatMap(({ id, machine, state }): [string, string][] => {
+      const name = state.split('.')[0]!;
+      return TROUBLES[machine]?.includes(name) === true ? [[id, `${id} is ${name}`]] : [];
+    }),
+  );
+
+/** A listener that is just opening, or a server that nothing is known of yet. */
+const isUndecided = ({ machine, state, context }: ActorState): boolean => {
+  if (machine === 'listener') return state === 'opening';
+  if (machine !== 'backendServer' || !(context as BackendServerContext).settings.checked) return false;
+  const [health, admin] = state.split(',');
+  return health === 'unchecked' && admin !== 'maintenance';
+};
+
+/** Null once everything has opened and nothing is in trouble that wasn't before; else what still is when the time is up. */
+export const settled = (system: ActorSystem, before: ReadonlyMap<string, string>): Promise<string | null> => {
+  const { promise, resolve } = Promise.withResolvers<string | null>();
+  const fresh = () => [...troublesOf(system)].flatMap(([id, text]) => (before.has(id) ? [] : [text]));
+  const finish = () => {
+    clearTimeout(timer);
+    stop();
+    const troubles = fresh();
+    resolve(troubles.length === 0 ? null : troubles.join(', '));
+  };
+  const look = () => {
+    if (fresh().length === 0 && ![...system.all()].some(isUndecided)) finish();
+  };
+  const timer = setTimeout(finish, SETTLE_MS);
+  const stop = system.onTransition(look);
+  look();
+  return promise;
+};

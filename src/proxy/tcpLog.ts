@@ -1,0 +1,54 @@
+/** A line of the access log for one connection of mode `tcp`. */
+import type { Termination } from './accessLog.ts';
+import { GAUGE } from './counters.ts';
+import type { TcpSession } from './tcpSession.ts';
+
+const NONE: readonly (string | null)[] = [];
+
+export const logConnection = (session: TcpSession, termination: Termination): void => {
+  const { engine, frontend, moments, stream, backend, server } = session;
+  const { log } = frontend.model;
+  if (!log) return;
+  const { record, reactor, counters } = engine;
+  const { acceptedMs, placedMs, connectedMs, handshakeMs } = moments;
+  record.mode = 'tcp';
+  record.startedMs = performance.timeOrigin + acceptedMs;
+  record.handshakeMs = handshakeMs;
+  record.idleMs = 0;
+  record.requestMs = -1;
+  record.queueMs = placedMs < 0 ? -1 : Math.max(0, placedMs - acceptedMs - handshakeMs);
+  record.connectMs = connectedMs < 0 ? -1 : connectedMs - placedMs;
+  record.responseMs = -1;
+  record.totalMs = reactor.nowMs - acceptedMs;
+  record.clientAddress = stream.remote.address;
+  record.clientPort = stream.remote.port;
+  record.frontend = frontend.model.name;
+  record.backend = backend?.name ?? frontend.model.name;
+  record.server = server?.name ?? null;
+  record.status = 0;
+  record.bytesRead = session.bytesOut;
+  record.bytesUploaded = session.bytesIn;
+  record.method = '';
+  record.target = '';
+  record.version = '';
+  record.host = '';
+  record.user = null;
+  record.requestHeaders = NONE;
+  record.responseHeaders = NONE;
+  record.requestId = null;
+  record.termination = termination;
+  record.cookies = '--';
+  record.retries = session.retries;
+  record.redispatched = session.redispatched;
+  record.processConnections = engine.connections;
+  record.frontendConnections = counters.gauge(frontend.model.slot, GAUGE.active);
+  record.backendConnections = backend ? counters.gauge(backend.model.slot, GAUGE.active) : 0;
+  record.serverConnections = server ? counters.gauge(server.model.slot, GAUGE.active) : 0;
+  record.serverQueue = server ? counters.gauge(server.model.slot, GAUGE.queued) : 0;
+  record.backendQueue = backend ? counters.gauge(backend.model.slot, GAUGE.queued) : 0;
+  const { tls } = stream;
+  record.tlsVersion = tls?.protocol ?? null;
+  record.tlsCipher = tls?.cipher ?? null;
+  record.serverName = session.facts.serverName;
+  engine.accessLog.log(record, log);
+};

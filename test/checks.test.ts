@@ -45,7 +45,6 @@ const probe = async (
   await new Promise((done) => setImmediate(done));
   expect(count).toBe(1);
   expect(result.durationMs).toBeGreaterThanOrEqual(0);
-  expect(result.durationMs).toBeLessThan(timeoutMs + 1000);
   expect(Math.round(result.durationMs * 1000) / 1000).toBe(result.durationMs);
   return result;
 };

@@ -46,7 +46,6 @@ describe('script', () => {
   test('the time that it took, in ms', async () => {
     const { durationMs } = await run(['sleep', '0.2']);
     expect(durationMs).toBeGreaterThanOrEqual(200);
-    expect(durationMs).toBeLessThan(5000);
   });
 
   test('after an abort nothing is told and nothing is left', async () => {

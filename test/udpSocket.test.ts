@@ -37,7 +37,7 @@ describe('a UDP socket', () => {
       payload: Buffer.from('one'),
       arrivedUs: expect.any(Number),
     });
-    expect(Math.abs(one!.arrivedUs / 1000 - Date.now())).toBeLessThan(1000);
+    expect(Math.abs(one!.arrivedUs / 1000 - Date.now())).toBeLessThan(60_000);
   });
 
   test('tells the TTL that a sender chose, and the address that it sent to', async () => {

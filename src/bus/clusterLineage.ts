@@ -9,14 +9,11 @@ import { checksumOf, decodeBody, GAP } from '../journal/record.ts';
 import type { SingleBody } from '../journal/record.ts';
 import { unpackCheckedRows, unpackParts } from './logFormat.ts';
 import type { CheckedRow, LogHead } from './logFormat.ts';
+import { emptyStanding, problemsOf, together } from './logStanding.ts';
+import type { LogProblem, Standing } from './logStanding.ts';
+import { Ranges } from '../ranges.ts';
+import type { Range } from '../ranges.ts';
 import { tokenOf } from './subjects.ts';
-
-export type LogProblem =
-  | { kind: 'hole' | 'double' | 'damaged'; from: number; through: number }
-  /** Rows that don't belong where they are. */
-  | { kind: 'foreign'; from: number; through: number }
-  /** A message of the lineage that can't be read. */
-  | { kind: 'unreadable'; message: number; why: string };
 
 export type LogMessage = { streamSeq: number; streamUs: number; sentUs: number | null; data: Uint8Array };
 
@@ -32,17 +29,17 @@ export class ClusterLineage {
   /** The nats-server whose copy of the stream it is from. */
   readonly server: string;
   readonly path: string;
-  readonly problems: LogProblem[] = [];
   /** Records that the journal never had, or that retention took before they could be shipped. */
-  readonly gaps: { from: number; through: number }[] = [];
-  firstSeq: number | null = null;
+  readonly gaps: Range[] = [];
   rows = 0;
   messages = 0;
   bytes = 0;
   lastStreamSeq = 0;
   clock: ClockOffset | null = null;
   readonly #copy: JournalCopy;
-  #nextSeq: number | null = null;
+  /** Of this copy alone, and of it with those that were taken in. */
+  readonly #own: Standing = emptyStanding();
+  #standing: Standing = this.#own;
   #fragment: Fragment | null = null;
 
   constructor(folder: string, node: string, journal: string, server: string) {
@@ -53,8 +50,25 @@ export class ClusterLineage {
     this.#copy = new JournalCopy(this.path, journal);
   }
 
+  get firstSeq(): number | null {
+    return this.#standing.covered.first;
+  }
+
   get lastSeq(): number | null {
-    return this.#nextSeq === null ? null : this.#nextSeq - 1;
+    return this.#standing.covered.last;
+  }
+
+  get problems(): LogProblem[] {
+    return problemsOf(this.#standing);
+  }
+
+  /** Of this copy alone. */
+  get own(): Standing {
+    return this.#own;
+  }
+
+  get standing(): Standing {
+    return this.#standing;
   }
 
   take(head: LogHead, message: LogMessage): void {
@@ -68,8 +82,22 @@ export class ClusterLineage {
       if (head.kind === 'checkpoint') this.#copy.addCheckpoint(unpackParts(body));
       else for (const row of unpackCheckedRows(body)) this.#takeRow(row, head);
     } catch (error) {
-      this.problems.push({ kind: 'unreadable', message: message.streamSeq, why: messageOf(error) });
+      this.#standing.unreadable.push({ kind: 'unreadable', message: message.streamSeq, why: messageOf(error) });
     }
+  }
+
+  /** Takes what another copy of the stream has of the same journal, and this one has not, or not sound. */
+  takeIn(other: ClusterLineage): void {
+    this.commit();
+    other.commit();
+    const { damaged } = this.#standing.flaws;
+    const sound = other.#standing.covered.minus(other.#standing.flaws.damaged);
+    const { added, differing } = this.#copy.fillFrom(other.path, damaged.minus(damaged.minus(sound)).list);
+    this.rows += added;
+    const begins = new Set(this.gaps.map(({ from }) => from));
+    this.gaps.push(...other.gaps.filter(({ from }) => !begins.has(from)));
+    this.gaps.sort((a, b) => a.from - b.from);
+    this.#standing = together(this.#standing, other.#standing, Ranges.of(differing));
   }
 
   /** Lets a reader of the file see what has come. */
@@ -90,7 +118,11 @@ export class ClusterLineage {
     if (!fragment || fragment.bytes !== from || !isSameBody(fragment.head, head)) {
       // Retention may have cut the stream within a body; elsewhere what is missing shows as a hole.
       if (this.messages > 1)
-        this.problems.push({ kind: 'unreadable', message: streamSeq, why: 'a piece of something that is not there' });
+        this.#standing.unreadable.push({
+          kind: 'unreadable',
+          message: streamSeq,
+          why: 'a piece of something that is not there',
+        });
       return null;
     }
     fragment.chunks.push(data);
@@ -101,25 +133,19 @@ export class ClusterLineage {
   }
 
   #takeRow(row: CheckedRow, head: LogHead): void {
-    if (row.seq < head.first || row.seq > head.last) return this.#note('foreign', row.seq, row.seq);
-    if (checksumOf(row) !== row.crc) this.#note('damaged', row.seq, row.seq);
-    if (this.#nextSeq !== null && row.seq < this.#nextSeq) return this.#note('double', row.seq, row.seq);
-    if (this.#nextSeq !== null && row.seq > this.#nextSeq) this.#note('hole', this.#nextSeq, row.seq - 1);
-    this.firstSeq ??= row.seq;
-    this.#nextSeq = row.seq + 1;
+    const { covered, flaws } = this.#standing;
+    const { seq } = row;
+    if (seq < head.first || seq > head.last) return flaws.foreign.add(seq);
+    if (checksumOf(row) !== row.crc) flaws.damaged.add(seq);
+    if (covered.has(seq)) return (this.#copy.crcOf(seq) === row.crc ? flaws.double : flaws.differing).add(seq);
+    covered.add(seq);
     if (row.type === GAP) {
       const through = Number((decodeBody(row.body) as SingleBody).event['through']);
-      this.gaps.push({ from: row.seq, through });
-      this.#nextSeq = through + 1;
+      this.gaps.push({ from: seq, through });
+      covered.add(seq, through);
     }
     this.#copy.addRow(row);
     this.rows++;
-  }
-
-  #note(kind: 'hole' | 'double' | 'damaged' | 'foreign', from: number, through: number): void {
-    const last = this.problems.at(-1);
-    if (last && last.kind !== 'unreadable' && last.kind === kind && last.through === from - 1) last.through = through;
-    else this.problems.push({ kind, from, through });
   }
 
   #observeClock({ streamUs, sentUs }: LogMessage): void {
@@ -135,17 +161,3 @@ const isSameBody = (a: LogHead, b: LogHead): boolean =>
   a.last === b.last &&
   a.checkpoint === b.checkpoint &&
   a.piece.total === b.piece.total;
-
-/** `hole: records 12 to 14` */
-export const problemText = (problem: LogProblem): string => {
-  if (problem.kind === 'unreadable') return `message ${problem.message} of the stream can't be read: ${problem.why}`;
-  const { kind, from, through } = problem;
-  const which = from === through ? `record ${from}` : `records ${from} to ${through}`;
-  const what = {
-    hole: 'missing from the stream',
-    double: 'more than once in the stream',
-    damaged: 'altered or damaged (checksum)',
-    foreign: 'in a message where no such record belongs',
-  };
-  return `${which}: ${what[kind]}`;
-};

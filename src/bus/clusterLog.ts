@@ -2,9 +2,10 @@
  * Reads the log of a cluster from its stream into journal files, one for each lineage, on which all that reads journals
  * works.
  *
- * A stream has copies, and they may differ: nats-server before 2.10 can leave a message out of the copy of a server that
- * was cut off, or keep one there that the others dropped. Where the copy that was read first has a lineage not whole, the
- * others are read too, and the best one is taken.
+ * A stream has copies, and nats-server before 2.10 lets them drift apart: the copy of a server that was killed, stopped or
+ * cut off may lack a message, or keep one that the others refused. So there all copies are read, elsewhere all of them when
+ * the first one has a lineage not whole, and what they have together is the log. A record is known by its seq and its
+ * checksum: what is there once in one copy is there once.
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -23,11 +24,12 @@ import { nanos } from '@nats-io/transport-node';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { UnderstudyError } from '../errors.ts';
 import { ClusterLineage } from './clusterLineage.ts';
-import type { LogProblem } from './clusterLineage.ts';
 import { connectNats, natsError } from './connection.ts';
 import type { NatsOptions } from './connection.ts';
 import { headOf, LOG_FORMAT, sentUsOf } from './logFormat.ts';
-import { isStreamMissing } from './streams.ts';
+import { worseThan } from './logStanding.ts';
+import type { LogProblem } from './logStanding.ts';
+import { isStreamMissing, keepsCopiesAlike } from './streams.ts';
 import { lastName, LOG_STREAM_PATTERN, nameOfToken, subjectsOf } from './subjects.ts';
 
 /** Messages that may be under way to us: a few megabytes. */
@@ -54,7 +56,7 @@ export type ReadOptions = {
   progress?: (read: number, of: number) => void;
 };
 
-/** A copy of the stream that has a lineage worse than another copy, and what is wrong with it there. */
+/** A copy of the stream that has something wrong in a lineage that is right in another copy. */
 export type Drift = { server: string; node: string; journal: string; problems: readonly LogProblem[] };
 
 /** What was read from one copy. */
@@ -74,6 +76,8 @@ export type ForeignMessage = { node: string; message: number };
 export class ClusterLog {
   readonly cluster: string;
   readonly drifts: Drift[] = [];
+  /** nats-servers that did not give their copy, although it was wanted. */
+  readonly silent: string[] = [];
   readonly #servers: string[];
   readonly #folder: string;
   readonly #connection: NatsConnection;
@@ -128,16 +132,23 @@ export class ClusterLog {
   /** All that is there now. @throws UnderstudyError of what NATS says, JOURNAL_TOO_NEW */
   async read(options: ReadOptions = {}): Promise<void> {
     await this.#readInto(this.#copy, options, null);
-    if (this.#isWhole) return;
+    if (this.#isWhole && keepsCopiesAlike(this.#connection)) return;
     const others = await patiently(() => this.#otherServers(), this.#servers);
+    const copies = [this.#copy];
     for (const [index, server] of others.entries()) {
-      if (this.#isWhole) break;
       const folder = join(this.#folder, `copy-${index + 2}`);
       mkdirSync(folder);
       const copy = copyIn(folder);
-      await this.#readInto(copy, options, server);
-      this.#takeBetter(copy);
+      try {
+        await this.#readInto(copy, options, server);
+      } catch (error) {
+        if (!isSilence(error)) throw error;
+        this.silent.push(server);
+      }
+      // Also what was read before it fell silent.
+      copies.push(copy);
     }
+    this.#putTogether(copies);
   }
 
   get foreign(): readonly ForeignMessage[] {
@@ -148,22 +159,27 @@ export class ClusterLog {
     return this.lineages.every(({ problems }) => problems.length === 0);
   }
 
+  /** Those that have a copy and can be asked. */
   async #otherServers(): Promise<string[]> {
     const { cluster } = await this.#manager.streams.info(subjectsOf(this.cluster).logStream);
-    const names = [cluster?.leader, ...(cluster?.replicas ?? []).map(({ name }) => name)];
+    const replicas = (cluster?.replicas ?? []).filter(({ offline }) => !offline);
+    const names = [cluster?.leader, ...replicas.map(({ name }) => name)];
     return names.filter((name): name is string => name !== undefined && name !== this.#copy.server);
   }
 
-  #takeBetter(copy: Copy): void {
-    for (const [key, other] of copy.lineages) {
-      const own = this.#copy.lineages.get(key);
-      const isBetter = !own || isWorse(own, other);
-      if (isBetter) this.#copy.lineages.set(key, other);
-      const worse = isBetter ? own : other;
-      if (!worse) continue;
-      worse.close();
-      const { server, node, journal, problems } = worse;
+  #putTogether(copies: readonly Copy[]): void {
+    const read = copies.flatMap(({ lineages }) => [...lineages]);
+    for (const [key, lineage] of read) {
+      const whole = this.#copy.lineages.get(key);
+      if (!whole) this.#copy.lineages.set(key, lineage);
+      else if (whole !== lineage) whole.takeIn(lineage);
+    }
+    for (const [key, lineage] of read) {
+      const whole = this.#copy.lineages.get(key)!;
+      const { server, node, journal } = lineage;
+      const problems = worseThan(lineage.own, whole.standing);
       if (problems.length > 0) this.drifts.push({ server, node, journal, problems });
+      if (lineage !== whole) lineage.close();
     }
   }
 
@@ -196,8 +212,9 @@ export class ClusterLog {
   /** `server` is the one whose copy is meant; null where any will do. @throws UnderstudyError of what NATS says */
   async #readInto(copy: Copy, options: ReadOptions, server: string | null): Promise<void> {
     const found = await patiently(() => this.#consumerAt(server, options), this.#servers);
-    copy.server = found?.cluster?.leader ?? '';
-    if (!found || found.num_pending === 0) return;
+    if (!found) throw new UnderstudyError('NATS_TIMEOUT', `nats-server ${server} did not give its copy of the log`);
+    copy.server = found.cluster?.leader ?? '';
+    if (found.num_pending === 0) return;
     try {
       const consumer: Consumer = await this.#jetstream.consumers.get(found.stream_name, found.name);
       const messages = await consumer.consume({
@@ -288,9 +305,8 @@ const stopWhenSilent = async (messages: ConsumerMessages): Promise<void> => {
   for await (const { type } of messages.status()) if (type === 'heartbeats_missed') messages.stop();
 };
 
-const isWorse = (one: ClusterLineage, other: ClusterLineage): boolean =>
-  one.problems.length > other.problems.length ||
-  (one.problems.length === other.problems.length && one.rows < other.rows);
+const isSilence = (error: unknown): boolean =>
+  error instanceof UnderstudyError && (error.code === 'NATS_TIMEOUT' || error.code === 'NATS_UNREACHABLE');
 
 /** @throws UnderstudyError of what NATS says, of silence when it has lasted */
 const patiently = async <T>(ask: () => Promise<T>, servers: string[]): Promise<T> => {
@@ -300,8 +316,7 @@ const patiently = async <T>(ask: () => Promise<T>, servers: string[]): Promise<T
       return await ask();
     } catch (error) {
       const found = natsError(error, servers);
-      const isSilence = found.code === 'NATS_TIMEOUT' || found.code === 'NATS_UNREACHABLE';
-      if (!isSilence || performance.now() > endsAt) throw found;
+      if (!isSilence(found) || performance.now() > endsAt) throw found;
       await delay(AGAIN_MS);
     }
   }

@@ -1,6 +1,7 @@
 /** Streams as we ask for them: made, brought up to date, and read back, as an old server silently ignores new options. */
 import type { JetStreamManager, StreamConfig, StreamInfo } from '@nats-io/jetstream';
 import { JetStreamApiCodes, JetStreamApiError } from '@nats-io/jetstream';
+import type { NatsConnection } from '@nats-io/transport-node';
 import { UnderstudyError } from '../errors.ts';
 
 export type WantedStream = Partial<StreamConfig> & Pick<StreamConfig, 'name' | 'subjects'>;
@@ -28,6 +29,15 @@ export const ensureStream = async (manager: JetStreamManager, wanted: WantedStre
 
 export const isStreamMissing = (error: unknown): boolean =>
   error instanceof JetStreamApiError && error.code === JetStreamApiCodes.StreamNotFound;
+
+/**
+ * Before 2.10 a server that was killed, stopped or cut off may leave a message out of its copy of a stream, or keep one
+ * there that the others refused.
+ */
+export const keepsCopiesAlike = ({ info }: NatsConnection): boolean => {
+  const [major = 0, minor = 0] = (info?.version ?? '').split('.').map(Number);
+  return major > 2 || (major === 2 && minor >= 10);
+};
 
 /** `replicas is 1, wanted 3` */
 export const differencesOf = (wanted: WantedStream, actual: Partial<StreamConfig>): string[] =>

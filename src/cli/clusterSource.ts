@@ -2,10 +2,10 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { problemText } from '../bus/clusterLineage.ts';
 import { ClusterLog } from '../bus/clusterLog.ts';
 import type { ClusterLineage } from '../bus/clusterLineage.ts';
 import type { NatsOptions } from '../bus/connection.ts';
+import { problemText } from '../bus/logStanding.ts';
 import { UnderstudyError } from '../errors.ts';
 import { progress, warn } from './output.ts';
 
@@ -95,8 +95,9 @@ export const readCluster = async (given: ClusterOptions, sinceUs?: number): Prom
   }
   for (const { server, node: whose, problems } of log.drifts)
     warn(
-      `the copy of the stream on nats-server ${server} has the log of ${whose} otherwise than the one that is read here: ${problems.map(problemText).join('; ')}. nats-server before 2.10 lets copies drift apart`,
+      `nats-server before 2.10 lets copies of a stream drift apart: the copy on ${server} has ${whose}'s ${problems.map(problemText).join('; ')}. Other copies make up for it`,
     );
+  for (const server of log.silent) warn(`nats-server ${server} did not give its copy of the log`);
   return log;
 };
 

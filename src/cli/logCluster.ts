@@ -1,9 +1,10 @@
 /** `understudy log --cluster`: records of all nodes as one list. */
 import type { ClusterLineage } from '../bus/clusterLineage.ts';
-import { problemText } from '../bus/clusterLineage.ts';
 import type { ClusterLog } from '../bus/clusterLog.ts';
 import { mergeRows } from '../bus/clusterMerge.ts';
 import type { Merged } from '../bus/clusterMerge.ts';
+import { problemText } from '../bus/logStanding.ts';
+import type { LogProblem } from '../bus/logStanding.ts';
 import { decodedSteps, JournalReader } from '../journal/reader.ts';
 import type { RowFilter } from '../journal/reader.ts';
 import type { Row } from '../journal/record.ts';
@@ -16,7 +17,14 @@ import { dim, print, red } from './output.ts';
 type Options = ClusterOptions & { follow?: boolean; limit?: number; json?: boolean };
 
 /** One journal of one node while it is listed. */
-type Listed = { lineage: ClusterLineage; name: string; reader: JournalReader; nextSeq: number; toldProblems: number };
+type Listed = {
+  lineage: ClusterLineage;
+  name: string;
+  reader: JournalReader;
+  nextSeq: number;
+  /** What is wrong, as it was told. */
+  told: Set<string>;
+};
 
 export const logCluster = async (options: Options, filter: RowFilter): Promise<void> => {
   const log = await readCluster(options, filter.since);
@@ -65,7 +73,7 @@ class Listing {
     for (const lineage of this.#log.lineages) {
       if (this.#listed.has(lineage)) continue;
       const reader = new JournalReader(lineage.path);
-      this.#listed.set(lineage, { lineage, name: '', reader, nextSeq: 0, toldProblems: 0 });
+      this.#listed.set(lineage, { lineage, name: '', reader, nextSeq: 0, told: new Set() });
     }
     for (const one of this.#listed.values()) one.name = this.#nameOf(one.lineage);
   }
@@ -94,25 +102,26 @@ class Listing {
 
   #show(merged: Iterable<Merged<Listed>>): void {
     const width = Math.max(0, ...[...this.#listed.values()].map(({ name }) => name.length));
+    const untold = new Map([...this.#listed.values()].map((one) => [one, untoldProblems(one)]));
     for (const { of: one, row } of merged) {
-      this.#showProblems(one, row.seq);
+      this.#showProblems(one, untold.get(one)!, row.seq);
       one.nextSeq = row.seq + 1;
       const view = viewOf(row, decodedSteps(row));
       const { node, journal } = one.lineage;
       if (this.#options.json === true) print(JSON.stringify({ node, journal, ...view }));
       else print(formatRecord(view, row, `${one.name.padEnd(width)}  `));
     }
-    for (const one of this.#listed.values()) this.#showProblems(one, Infinity);
+    for (const [one, problems] of untold) this.#showProblems(one, problems, Infinity);
   }
 
-  /** What is wrong with the log, at the place where it is. */
-  #showProblems(one: Listed, beforeSeq: number): void {
-    const { lineage, name } = one;
-    for (; one.toldProblems < lineage.problems.length; one.toldProblems++) {
-      const problem = lineage.problems[one.toldProblems]!;
-      if (problem.kind !== 'unreadable' && problem.from > beforeSeq) return;
-      if (this.#options.json === true) print(JSON.stringify({ node: lineage.node, journal: lineage.journal, problem }));
-      else print(red(`${name}  ${problemText(problem)}`));
+  /** What is wrong with the log, at the place where it is; takes what it shows out of `problems`. */
+  #showProblems({ lineage, name, told }: Listed, problems: LogProblem[], beforeSeq: number): void {
+    for (let next = problems[0]; next && (next.kind === 'unreadable' || next.from <= beforeSeq); next = problems[0]) {
+      problems.shift();
+      told.add(problemText(next));
+      if (this.#options.json === true)
+        print(JSON.stringify({ node: lineage.node, journal: lineage.journal, problem: next }));
+      else print(red(`${name}  ${problemText(next)}`));
     }
   }
 
@@ -146,3 +155,6 @@ const clocksText = (heads: Listed[]): string => {
 };
 
 const signed = (ms: number): string => `${ms < 0 ? '−' : '+'}${Math.abs(ms).toFixed(1)}`;
+
+const untoldProblems = ({ lineage, told }: Listed): LogProblem[] =>
+  lineage.problems.filter((problem) => !told.has(problemText(problem)));

@@ -1,6 +1,6 @@
 /** `understudy verify --cluster`: every journal of every node, by the stream alone. */
 import type { ClusterLineage } from '../bus/clusterLineage.ts';
-import { problemText } from '../bus/clusterLineage.ts';
+import { problemText } from '../bus/logStanding.ts';
 import { UnderstudyError } from '../errors.ts';
 import { JournalReader } from '../journal/reader.ts';
 import { verify } from '../worlds/replay.ts';

@@ -4,6 +4,7 @@
  */
 import { DatabaseSync } from 'node:sqlite';
 import type { StatementSync } from 'node:sqlite';
+import type { Range } from '../ranges.ts';
 import { ROW_COLUMNS, valuesOf } from './record.ts';
 import type { Row } from './record.ts';
 import { APPLICATION_ID, LAYOUT_VERSION, SCHEMA } from './store.ts';
@@ -14,6 +15,7 @@ export class JournalCopy {
   readonly #db: DatabaseSync;
   readonly #insert: StatementSync;
   readonly #insertPart: StatementSync;
+  readonly #crc: StatementSync;
 
   /** Begins a new file. */
   constructor(path: string, identity: string) {
@@ -31,6 +33,7 @@ export class JournalCopy {
     this.#insertPart = this.#db.prepare(
       'INSERT OR REPLACE INTO checkpoints (seq, part, parts, epoch, time, mono, v, body, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)',
     );
+    this.#crc = this.#db.prepare('SELECT crc FROM records WHERE seq = ?');
   }
 
   addRow(row: Row & { crc: number }): void {
@@ -42,6 +45,39 @@ export class JournalCopy {
     this.#begin();
     for (const { seq, part, parts: of, epoch, time, mono, v, body, crc } of parts)
       this.#insertPart.run(seq, part, of, epoch, time, mono, v, body, crc);
+  }
+
+  crcOf(seq: number): number | null {
+    const found = this.#crc.get(seq) as { crc: number } | undefined;
+    return found?.crc ?? null;
+  }
+
+  /**
+   * Adds what another copy has and this one has not; in these ranges its rows take the place of those here. Says how many
+   * rows came in addition, and which seqs are not the same in both. Both copies are committed.
+   */
+  fillFrom(path: string, instead: readonly Range[]): { added: number; differing: Range[] } {
+    this.#db.prepare('ATTACH DATABASE ? AS other').run(path);
+    try {
+      this.#begin();
+      const remove = this.#db.prepare('DELETE FROM records WHERE seq BETWEEN ? AND ?');
+      const removed = instead.reduce((sum, { from, through }) => sum + Number(remove.run(from, through).changes), 0);
+      const inserted = this.#db.prepare('INSERT OR IGNORE INTO main.records SELECT * FROM other.records').run();
+      this.#db.exec('INSERT OR IGNORE INTO main.checkpoints SELECT * FROM other.checkpoints');
+      const differing = this.#db
+        .prepare(
+          'SELECT seq FROM main.records AS mine JOIN other.records AS its USING (seq) WHERE mine.crc <> its.crc ORDER BY seq',
+        )
+        .all() as { seq: number }[];
+      this.commit();
+      return {
+        added: Number(inserted.changes) - removed,
+        differing: differing.map(({ seq }) => ({ from: seq, through: seq })),
+      };
+    } finally {
+      this.commit();
+      this.#db.exec('DETACH DATABASE other');
+    }
   }
 
   /** Lets readers see what was added. */

@@ -11,7 +11,7 @@ import type { LabNode } from '../../deploy/lab/node.ts';
 import type { Host } from '../../deploy/lab/lab.ts';
 import { until } from '../../deploy/lab/until.ts';
 import { JournalReader } from '../../src/journal/reader.ts';
-import { assertShipped, ShippedLog, stopNodes } from './clusterLog.ts';
+import { assertShipped, journalsOf, ShippedLog, stopNodes } from './clusterLog.ts';
 import { ClusterStage, CLUSTER, SETTLE_MS, lastLines } from './clusterStage.ts';
 
 export type NatsAwayResult = {
@@ -132,7 +132,7 @@ export const goWithoutNats = async (
   await stage.untilSettled();
   await load.end();
   await stopNodes(cluster);
-  const records = await assertShipped(cluster, log);
+  const { records } = await assertShipped(cluster.nats, journalsOf(cluster), log);
   await log.close();
   const recordsMeanwhile = [...meant].reduce((sum, [name, seq]) => sum + seq - before.get(name)!, 0);
   return { awaySeconds, gapsMs, serversLost, failedByServers, recordsMeanwhile, completeAfterSeconds, records };

@@ -242,7 +242,7 @@ export const sufferFaults = async (
   await stopNodes(cluster);
   const log = await ShippedLog.open(cluster, CLUSTER);
   const { records, drifts } = await assertShipped(cluster.nats, journalsOf(cluster), log);
-  for (const drift of drifts) say(`nats-server let copies drift apart: ${drift}`);
+  for (const { server, what } of drifts) say(`nats-server let copies drift apart: the copy at ${server}, ${what}`);
   say(`${records} records of ${cluster.nodes.length} nodes are in the cluster log, each once and in order`);
   await assertVerified(stage);
   say('verify passes on the cluster log alone');

@@ -17,6 +17,7 @@ import { lastName, subjectsOf } from '../../src/bus/subjects.ts';
 import { JournalReader } from '../../src/journal/reader.ts';
 import { checksumOf } from '../../src/journal/record.ts';
 import { Ranges } from '../../src/ranges.ts';
+import type { Range } from '../../src/ranges.ts';
 
 const CLIENTS = 4222;
 const REQUEST_MS = 5_000;
@@ -153,6 +154,9 @@ export const stopNodes = async ({ nodes }: ClusterLab): Promise<void> => {
 export const journalsOf = ({ nodes }: ClusterLab): Map<string, string> =>
   new Map(nodes.map(({ name, journal }) => [name, journal]));
 
+/** What a server's copy has otherwise than the journal: `lb1 has twice records 12 to 14`. */
+export type CopyDrift = { server: string; what: string };
+
 type WrittenRow = { seq: number; crc: number; text: string };
 
 const rowsOfJournal = (path: string): WrittenRow[] => {
@@ -174,10 +178,10 @@ export const assertShipped = async (
   nats: readonly LabNats[],
   journals: ReadonlyMap<string, string>,
   log: ShippedLog,
-): Promise<{ records: number; drifts: string[] }> => {
+): Promise<{ records: number; drifts: CopyDrift[] }> => {
   const written = new Map([...journals].map(([node, path]) => [node, rowsOfJournal(path)]));
   const together = new Map([...journals.keys()].map((node) => [node, new Set<number>()]));
-  const drifts: string[] = [];
+  const drifts: CopyDrift[] = [];
   for (const { host } of nats) {
     const shipped = await log.rows(host.name);
     if (log.keepsCopiesAlike) assert.deepEqual([...shipped.keys()].toSorted(), [...written.keys()].toSorted());
@@ -185,7 +189,7 @@ export const assertShipped = async (
       const where = `the copy at ${host.name}, ${node}`;
       const there = shipped.get(node) ?? [];
       if (log.keepsCopiesAlike) assertSame(where, rows, there);
-      else drifts.push(...driftsOf(where, rows, there));
+      else drifts.push(...driftsOf(where, rows, there).map((what) => ({ server: host.name, what: `${node} ${what}` })));
       for (const { seq } of there) together.get(node)!.add(seq);
     }
   }
@@ -210,6 +214,8 @@ const assertSame = (where: string, written: readonly WrittenRow[], there: readon
   assert.equal(there.length, written.length, `${where}: the cluster log has more than the journal`);
 };
 
+const rangeText = ({ from, through }: Range): string => (from === through ? `${from}` : `${from} to ${through}`);
+
 /** What is missing or more than once. Nothing may be there that isn't the journal's. */
 const driftsOf = (where: string, written: readonly WrittenRow[], there: readonly CheckedRow[]): string[] => {
   const counts = new Map(written.map(({ seq, crc }) => [seq, { crc, count: 0 }]));
@@ -228,7 +234,5 @@ const driftsOf = (where: string, written: readonly WrittenRow[], there: readonly
   };
   return Object.entries(texts)
     .filter(([, { isEmpty }]) => !isEmpty)
-    .map(
-      ([what, { list }]) => `${where}, ${what} ${list.map(({ from, through }) => `${from} to ${through}`).join(', ')}`,
-    );
+    .map(([what, { list }]) => `${what} ${list.map(rangeText).join(', ')}`);
 };

@@ -51,7 +51,9 @@ export class SoakNode {
       env: { ...process.env, ...(inspected ? { NODE_OPTIONS: '--inspect=127.0.0.1:0' } : {}) },
     });
     // Also when this program is ended in the middle.
-    process.once('exit', () => child.kill('SIGKILL'));
+    const kill = () => child.kill('SIGKILL');
+    process.once('exit', kill);
+    child.once('exit', () => process.off('exit', kill));
     const node = new SoakNode(child, folder, `http://127.0.0.1:${apiPort!}`);
     const debuggerAt = Promise.withResolvers<string>();
     child.stderr.on('data', (chunk: Buffer) => {

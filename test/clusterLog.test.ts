@@ -200,7 +200,7 @@ test('what is altered, missing or double in the stream is told by verify, which 
   expect(verified.status).toBe(1);
   expect(verified.stdout).toContain('records 1 to 5: more than once in the stream');
   expect(verified.stdout).toContain('records 6 to 10: missing from the stream');
-  expect(verified.stdout).toContain('record 11: altered or damaged (checksum)');
+  expect(verified.stdout).toContain('records 11 to 15: altered or damaged (checksum)');
 }, 240_000);
 
 const without = (header: MsgHdrs): MsgHdrs => {

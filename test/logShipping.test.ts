@@ -3,6 +3,7 @@ import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { headers } from '@nats-io/transport-node';
 import { expect, onTestFinished, test } from 'vitest';
 import { encodeJson } from '../src/bus/bus.ts';
+import { ClusterLog } from '../src/bus/clusterLog.ts';
 import { headersOf, headOf, LOG_FORMAT } from '../src/bus/logFormat.ts';
 import type { LogHead } from '../src/bus/logFormat.ts';
 import { beginning, markAt } from '../src/bus/logPosition.ts';
@@ -11,6 +12,7 @@ import { JournalReader } from '../src/journal/reader.ts';
 import { CLUSTER, natsConfig, readLog, Relay, ShippingService, wholeLog, WrittenJournal } from './logHelpers.ts';
 import { natsClient, NatsCluster, NatsServer } from './natsHelpers.ts';
 import type { NatsOptions } from './natsHelpers.ts';
+import { tempFolder, within } from './nodeHelpers.ts';
 
 const { logStream, log: subjectOf, alive } = subjectsOf(CLUSTER);
 
@@ -210,6 +212,47 @@ test('a leader that is killed among three servers loses nothing and doubles noth
   const other = cluster.servers.find((server) => server !== leader)!;
   const { rows } = await wholeLog(other.url, journal.lastSeq);
   expect(rows).toBe(journal.lastSeq);
+});
+
+test('whoever follows the log sees all that comes, whichever of three servers is killed', async () => {
+  const cluster = await NatsCluster.start();
+  onTestFinished(() => cluster.end());
+  const journal = new WrittenJournal();
+  journal.write(1);
+  const service = await ShippingService.start(journal, natsConfig(cluster.urls, { replicas: 3 }));
+  await service.shipped(1);
+  const log = await ClusterLog.open({ servers: cluster.urls }, CLUSTER, tempFolder());
+  await log.read();
+  let wake = () => {};
+  const following = log.follow(
+    {},
+    () => wake(),
+    () => {},
+  );
+  const seen = (seq: number): Promise<void> =>
+    within(
+      `record ${seq} is seen`,
+      new Promise((done) => {
+        wake = () => {
+          if (log.lineages[0]!.lastSeq === seq) done();
+        };
+        wake();
+      }),
+      60_000,
+    );
+  for (const server of cluster.servers) {
+    await server.stop('SIGKILL');
+    journal.write(1);
+    service.written();
+    await seen(journal.lastSeq);
+    await server.again();
+    journal.write(1);
+    service.written();
+    await seen(journal.lastSeq);
+  }
+  await log.close();
+  await following;
+  expect(journal.lastSeq).toBe(7);
 });
 
 test('a stream that was deleted is made again, and gets the journal from its beginning', async () => {

@@ -10,17 +10,8 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { AckPolicy, DeliverPolicy, jetstream, jetstreamManager } from '@nats-io/jetstream';
-import type {
-  Consumer,
-  ConsumerConfig,
-  ConsumerInfo,
-  ConsumerMessages,
-  JetStreamClient,
-  JetStreamManager,
-  JsMsg,
-} from '@nats-io/jetstream';
-import { nanos } from '@nats-io/transport-node';
+import { jetstreamManager } from '@nats-io/jetstream';
+import type { JetStreamManager, JsMsg } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { UnderstudyError } from '../errors.ts';
 import { ClusterLineage } from './clusterLineage.ts';
@@ -29,23 +20,20 @@ import type { NatsOptions } from './connection.ts';
 import { headOf, LOG_FORMAT, sentUsOf } from './logFormat.ts';
 import { worseThan } from './logStanding.ts';
 import type { LogProblem } from './logStanding.ts';
+import { isSilence, patiently, StreamReader } from './streamReader.ts';
+import type { Drawn, ReadStart } from './streamReader.ts';
 import { isStreamMissing, keepsCopiesAlike } from './streams.ts';
 import { lastName, LOG_STREAM_PATTERN, nameOfToken, subjectsOf } from './subjects.ts';
 
-/** Messages that may be under way to us: a few megabytes. */
-const MAX_UNREAD_MESSAGES = 100;
 /** Rows that are written in one transaction. */
 const COMMIT_EVERY_MESSAGES = 100;
 /** Clocks of nodes and nats-servers may differ by so much, and nothing is left out that was asked for. */
 const CLOCK_SLACK_MS = 60_000;
 
-/** A consumer is made on one of the servers, by chance. */
-const MOST_DRAWS = 40;
-/** The server forgets one that nobody asks any more. */
-const CONSUMER_IDLE_MS = 60_000;
-const HEARTBEAT_MS = 1_000;
-/** While nats-servers elect a leader, most of them at once after a loss, nobody answers. */
-const PATIENCE_MS = 30_000;
+/** A server of two that is not drawn within so many draws is one in ten thousand times only by chance not drawn. */
+const MOST_DRAWS = 30;
+/** After so many draws without an answer the one copy that is still missing is on the server that doesn't answer. */
+const ENOUGH_SILENCES = 3;
 const AGAIN_MS = 1_000;
 
 export type ReadOptions = {
@@ -81,41 +69,44 @@ export class ClusterLog {
   readonly #servers: string[];
   readonly #folder: string;
   readonly #connection: NatsConnection;
-  readonly #jetstream: JetStreamClient;
   readonly #manager: JetStreamManager;
+  readonly #reader: StreamReader;
   readonly #copy: Copy;
-  #following: ConsumerMessages | null = null;
+  #isClosing = false;
 
   /**
    * `folder` is where the files go; it is the caller's. Without a cluster's name it is the only one there.
    * @throws UnderstudyError NATS_UNREACHABLE, NATS_REFUSED, NATS_NO_JETSTREAM, JOURNAL_UNREADABLE
    */
   static async open(options: NatsOptions, cluster: string | null, folder: string): Promise<ClusterLog> {
+    const { servers } = options;
     const connection = await connectNats(options, { name: 'understudy cli', inbox: '_INBOX' });
     try {
       const manager = await jetstreamManager(connection, { checkAPI: false });
-      const found = await patiently(() => clusterOf(manager, cluster, options.servers), options.servers);
-      return new ClusterLog(connection, manager, found, folder, options.servers);
+      const found = await patiently(() => clusterOf(manager, cluster, servers), servers);
+      const reader = await StreamReader.open(connection, subjectsOf(found).logStream, servers);
+      return new ClusterLog({ connection, manager, reader, cluster: found, folder, servers });
     } catch (error) {
       await connection.close();
-      throw natsError(error, options.servers);
+      throw natsError(error, servers);
     }
   }
 
-  private constructor(
-    connection: NatsConnection,
-    manager: JetStreamManager,
-    cluster: string,
-    folder: string,
-    servers: string[],
-  ) {
-    this.#connection = connection;
-    this.#jetstream = jetstream(connection);
-    this.#manager = manager;
-    this.#folder = folder;
-    this.#copy = copyIn(folder);
-    this.#servers = servers;
-    this.cluster = cluster;
+  private constructor(parts: {
+    connection: NatsConnection;
+    manager: JetStreamManager;
+    reader: StreamReader;
+    cluster: string;
+    folder: string;
+    servers: string[];
+  }) {
+    this.#connection = parts.connection;
+    this.#manager = parts.manager;
+    this.#reader = parts.reader;
+    this.#folder = parts.folder;
+    this.#copy = copyIn(parts.folder);
+    this.#servers = parts.servers;
+    this.cluster = parts.cluster;
   }
 
   /** By node, and for each the newest last. */
@@ -131,24 +122,9 @@ export class ClusterLog {
 
   /** All that is there now. @throws UnderstudyError of what NATS says, JOURNAL_TOO_NEW */
   async read(options: ReadOptions = {}): Promise<void> {
-    await this.#readInto(this.#copy, options, null);
+    await this.#readAny(options);
     if (this.#isWhole && keepsCopiesAlike(this.#connection)) return;
-    const others = await patiently(() => this.#otherServers(), this.#servers);
-    const copies = [this.#copy];
-    for (const [index, server] of others.entries()) {
-      const folder = join(this.#folder, `copy-${index + 2}`);
-      mkdirSync(folder);
-      const copy = copyIn(folder);
-      try {
-        await this.#readInto(copy, options, server);
-      } catch (error) {
-        if (!isSilence(error)) throw error;
-        this.silent.push(server);
-      }
-      // Also what was read before it fell silent.
-      copies.push(copy);
-    }
-    this.#putTogether(copies);
+    this.#putTogether([this.#copy, ...(await this.#readOthers(options))]);
   }
 
   get foreign(): readonly ForeignMessage[] {
@@ -159,11 +135,54 @@ export class ClusterLog {
     return this.lineages.every(({ problems }) => problems.length === 0);
   }
 
-  /** Those that have a copy and can be asked. */
+  /** From any server; when it dies meanwhile another one goes on. */
+  async #readAny(options: ReadOptions): Promise<void> {
+    for (;;) {
+      const drawn = await this.#reader.any(
+        this.#subject(options),
+        this.#copy.lastStreamSeq > 0 ? { after: this.#copy.lastStreamSeq } : startOf(options),
+      );
+      try {
+        return await this.#readInto(this.#copy, drawn, options);
+      } catch (error) {
+        if (!isSilence(error)) throw error;
+      }
+    }
+  }
+
+  /** The copies of those that were not read; of a silent one what it gave. */
+  async #readOthers(options: ReadOptions): Promise<Copy[]> {
+    const unread = new Set(await patiently(() => this.#otherServers(), this.#servers));
+    const copies: Copy[] = [];
+    let silences = 0;
+    for (let draws = 0; draws < MOST_DRAWS && unread.size > 0; draws++) {
+      if (unread.size === 1 && silences >= ENOUGH_SILENCES) break;
+      const drawn = await this.#reader.draw(this.#subject(options), startOf(options));
+      if (!drawn) {
+        silences++;
+        continue;
+      }
+      if (!unread.delete(drawn.server)) {
+        await this.#reader.release(drawn);
+        continue;
+      }
+      const copy = copyIn(join(this.#folder, `copy-${copies.length + 2}`));
+      mkdirSync(copy.folder);
+      copies.push(copy);
+      try {
+        await this.#readInto(copy, drawn, options);
+      } catch (error) {
+        if (!isSilence(error)) throw error;
+        this.silent.push(drawn.server);
+      }
+    }
+    this.silent.push(...unread);
+    return copies;
+  }
+
   async #otherServers(): Promise<string[]> {
     const { cluster } = await this.#manager.streams.info(subjectsOf(this.cluster).logStream);
-    const replicas = (cluster?.replicas ?? []).filter(({ offline }) => !offline);
-    const names = [cluster?.leader, ...replicas.map(({ name }) => name)];
+    const names = [cluster?.leader, ...(cluster?.replicas ?? []).map(({ name }) => name)];
     return names.filter((name): name is string => name !== undefined && name !== this.#copy.server);
   }
 
@@ -183,90 +202,56 @@ export class ClusterLog {
     }
   }
 
-  /** Goes on with what comes after what was read; told whenever there is more. Ends when it is closed. */
-  async follow({ node }: Pick<ReadOptions, 'node'>, came: () => void): Promise<void> {
-    try {
-      const consumer = await this.#jetstream.consumers.get(subjectsOf(this.cluster).logStream, {
-        filter_subjects: this.#filter(node),
-        deliver_policy: 'by_start_sequence',
-        opt_start_seq: this.#copy.lastStreamSeq + 1,
-      });
-      this.#following = await consumer.consume({ max_messages: MAX_UNREAD_MESSAGES });
-      for await (const message of this.#following) {
-        this.#take(message, this.#copy);
-        if (message.info.pending > 0) continue;
-        commit(this.#copy);
-        came();
+  /**
+   * Goes on with what comes after what was read; told whenever there is more, and when nothing can come for now. Ends when
+   * it is closed. @throws UnderstudyError of what NATS says
+   */
+  async follow(options: Pick<ReadOptions, 'node'>, came: () => void, lost: (why: string) => void): Promise<void> {
+    let isLost = false;
+    for (;;) {
+      try {
+        const drawn = await this.#reader.any(this.#subject(options), { after: this.#copy.lastStreamSeq });
+        isLost = false;
+        for await (const message of this.#reader.messages(drawn)) {
+          this.#take(message, this.#copy);
+          if (message.info.pending > 0) continue;
+          commit(this.#copy);
+          came();
+        }
+      } catch (error) {
+        if (this.#isClosing) return;
+        if (!isSilence(error)) throw error;
+        if (!isLost) lost((error as UnderstudyError).message);
+        isLost = true;
+        await delay(AGAIN_MS);
       }
-    } catch (error) {
-      throw natsError(error, this.#servers);
     }
   }
 
   async close(): Promise<void> {
-    this.#following?.stop();
+    this.#isClosing = true;
+    this.#reader.stop();
     await this.#connection.close();
     for (const lineage of this.#copy.lineages.values()) lineage.close();
   }
 
-  /** `server` is the one whose copy is meant; null where any will do. @throws UnderstudyError of what NATS says */
-  async #readInto(copy: Copy, options: ReadOptions, server: string | null): Promise<void> {
-    const found = await patiently(() => this.#consumerAt(server, options), this.#servers);
-    if (!found) throw new UnderstudyError('NATS_TIMEOUT', `nats-server ${server} did not give its copy of the log`);
-    copy.server = found.cluster?.leader ?? '';
-    if (found.num_pending === 0) return;
-    try {
-      const consumer: Consumer = await this.#jetstream.consumers.get(found.stream_name, found.name);
-      const messages = await consumer.consume({
-        max_messages: MAX_UNREAD_MESSAGES,
-        idle_heartbeat: HEARTBEAT_MS,
-        abort_on_missing_resource: true,
-      });
-      void stopWhenSilent(messages);
-      let read = 0;
-      let isOver = false;
-      for await (const message of messages) {
-        this.#take(message, copy);
-        options.progress?.(++read, found.num_pending);
-        if (read % COMMIT_EVERY_MESSAGES === 0) commit(copy);
-        isOver = message.info.pending === 0;
-        if (isOver) break;
-      }
-      if (!isOver)
-        throw new UnderstudyError('NATS_TIMEOUT', `nats-server ${copy.server}, from which the log was read, is gone`);
-      await consumer.delete();
-    } catch (error) {
-      throw natsError(error, this.#servers);
+  /** @throws UnderstudyError of what NATS says */
+  async #readInto(copy: Copy, drawn: Drawn, { progress }: ReadOptions): Promise<void> {
+    copy.server = drawn.server;
+    const { num_pending: of } = drawn.consumer;
+    let read = 0;
+    if (of === 0) return this.#reader.release(drawn);
+    for await (const message of this.#reader.messages(drawn)) {
+      this.#take(message, copy);
+      progress?.(++read, of);
+      if (read % COMMIT_EVERY_MESSAGES === 0) commit(copy);
+      if (message.info.pending === 0) break;
     }
     commit(copy);
+    await this.#reader.release(drawn);
   }
 
-  /** Reads the copy of the server on which it is made. Null where none came to be on the one that is meant. */
-  async #consumerAt(server: string | null, { node, sinceUs }: ReadOptions): Promise<ConsumerInfo | null> {
-    const { logStream } = subjectsOf(this.cluster);
-    const start: Partial<ConsumerConfig> =
-      sinceUs === undefined
-        ? { deliver_policy: DeliverPolicy.All }
-        : {
-            deliver_policy: DeliverPolicy.StartTime,
-            opt_start_time: new Date(sinceUs / 1000 - CLOCK_SLACK_MS).toISOString(),
-          };
-    for (let draw = 0; draw < MOST_DRAWS; draw++) {
-      const made = await this.#manager.consumers.add(logStream, {
-        ...start,
-        filter_subject: this.#filter(node),
-        ack_policy: AckPolicy.None,
-        inactive_threshold: nanos(CONSUMER_IDLE_MS),
-        mem_storage: true,
-        num_replicas: 1,
-      });
-      if (server === null || made.cluster?.leader === server) return made;
-      await this.#manager.consumers.delete(logStream, made.name);
-    }
-    return null;
-  }
-
-  #filter(node: string | undefined): string {
+  #subject({ node }: ReadOptions): string {
     const { logs, log } = subjectsOf(this.cluster);
     return node === undefined ? logs : log(node);
   }
@@ -301,26 +286,8 @@ const commit = ({ lineages }: Copy): void => {
   for (const lineage of lineages.values()) lineage.commit();
 };
 
-const stopWhenSilent = async (messages: ConsumerMessages): Promise<void> => {
-  for await (const { type } of messages.status()) if (type === 'heartbeats_missed') messages.stop();
-};
-
-const isSilence = (error: unknown): boolean =>
-  error instanceof UnderstudyError && (error.code === 'NATS_TIMEOUT' || error.code === 'NATS_UNREACHABLE');
-
-/** @throws UnderstudyError of what NATS says, of silence when it has lasted */
-const patiently = async <T>(ask: () => Promise<T>, servers: string[]): Promise<T> => {
-  const endsAt = performance.now() + PATIENCE_MS;
-  for (;;) {
-    try {
-      return await ask();
-    } catch (error) {
-      const found = natsError(error, servers);
-      if (!isSilence(found) || performance.now() > endsAt) throw found;
-      await delay(AGAIN_MS);
-    }
-  }
-};
+const startOf = ({ sinceUs }: ReadOptions): ReadStart =>
+  sinceUs === undefined ? 'all' : { sinceMs: sinceUs / 1000 - CLOCK_SLACK_MS };
 
 /** @throws UnderstudyError JOURNAL_UNREADABLE naming the clusters that have a log */
 const clusterOf = async (manager: JetStreamManager, wanted: string | null, servers: string[]): Promise<string> => {

@@ -12,7 +12,7 @@ import { viewOf } from '../journal/view.ts';
 import { nodeOf, readCluster } from './clusterSource.ts';
 import type { ClusterOptions } from './clusterSource.ts';
 import { formatRecord } from './log.ts';
-import { dim, print, red } from './output.ts';
+import { dim, print, red, warn } from './output.ts';
 
 type Options = ClusterOptions & { follow?: boolean; limit?: number; json?: boolean };
 
@@ -32,7 +32,11 @@ export const logCluster = async (options: Options, filter: RowFilter): Promise<v
   listing.begin();
   if (options.follow === true) {
     const node = nodeOf(options.node);
-    await log.follow(node === undefined ? {} : { node }, () => listing.goOn());
+    await log.follow(
+      node === undefined ? {} : { node },
+      () => listing.goOn(),
+      (why) => warn(`${why}; the log goes on when another one answers`),
+    );
   }
   listing.close();
   await log.close();

@@ -11,8 +11,8 @@ import type { Row } from '../journal/record.ts';
 import { viewOf } from '../journal/view.ts';
 import { nodeOf, readCluster } from './clusterSource.ts';
 import type { ClusterOptions } from './clusterSource.ts';
-import { formatRecord } from './log.ts';
 import { dim, print, red, warn } from './output.ts';
+import { formatRecord } from './recordText.ts';
 
 type Options = ClusterOptions & { follow?: boolean; limit?: number; json?: boolean };
 

@@ -218,7 +218,7 @@ ofCluster(program.command('verify'))
   .description('decide every record again; exit 1 at the first that comes out differently')
   .argument('[journal]')
   .addOption(json())
-  .action(lazily(async () => (await import('./replay.ts')).verifyCommand));
+  .action(lazily(async () => (await import('./verify.ts')).verifyCommand));
 
 ofCluster(program.command('explain'))
   .description('the chain of causes behind an actor’s state')

@@ -1,14 +1,14 @@
 import { once } from 'node:events';
 import { JournalReader } from '../journal/reader.ts';
-import { machineHashes } from '../fingerprint.ts';
 import { isoTime } from '../journal/view.ts';
 import { formatClock, formatDateTime, parseTime } from '../time.ts';
-import { Replay, verify } from '../worlds/replay.ts';
+import { Replay } from '../worlds/replay.ts';
 import type { Divergence, Replayed } from '../worlds/replay.ts';
 import { UnderstudyError } from '../errors.ts';
 import { neededJournal } from './clusterSource.ts';
 import type { ClusterOptions } from './clusterSource.ts';
-import { bold, dim, green, print, printJson, progress, red, table, warn } from './output.ts';
+import { formatDivergence } from './divergence.ts';
+import { bold, dim, print, printJson, red, table } from './output.ts';
 
 type ReplayOptions = ClusterOptions & { until?: string; actor?: string; step?: boolean; json?: boolean };
 
@@ -81,68 +81,4 @@ const nextKey = async (): Promise<boolean> => {
   process.stdin.setRawMode(false);
   process.stdin.pause();
   return !['q', '\u0003'].includes(key.toString());
-};
-
-type VerifyOptions = ClusterOptions & { json?: boolean };
-
-export const verifyCommand = async (named: string | undefined, options: VerifyOptions): Promise<void> => {
-  if (named === undefined && options.cluster !== undefined) {
-    const { verifyCluster } = await import('./verifyCluster.ts');
-    return verifyCluster(options);
-  }
-  const journal = await neededJournal(named, options);
-  const reader = new JournalReader(journal);
-  progress(`verifying ${journal}`);
-  let result: ReturnType<typeof verify>;
-  try {
-    result = verify(reader);
-  } catch (error) {
-    if (!(error instanceof UnderstudyError) || error.code !== 'RECORD_UNREADABLE') throw error;
-    if (options.json === true) printJson({ ok: false, unreadable: error.message, divergence: null });
-    else print(red(`${journal}: ${error.message}`));
-    process.exitCode = 1;
-    return;
-  } finally {
-    progress('');
-  }
-  const { divergence } = result;
-  const otherMachines = differingMachines(reader);
-  reader.close();
-  process.exitCode = divergence ? 1 : 0;
-  if (options.json === true) {
-    printJson({ ok: divergence === null, ...result, otherMachines });
-    return;
-  }
-  if (otherMachines.length > 0) warn(`recorded with another version of ${otherMachines.join(', ')}`);
-  for (const gap of result.gaps) {
-    const rest =
-      gap.resumedAt === null ? 'nothing after it could be decided' : `decided again from record ${gap.resumedAt}`;
-    print(`gap: records ${gap.from}–${gap.through} were not kept; ${rest}`);
-  }
-  if (divergence) print(red(formatDivergence(divergence)));
-  else {
-    print(
-      green(
-        `${journal}: ${result.events} events in ${result.rows} records were decided again the same way (${result.checkpoints} checkpoints compared)`,
-      ),
-    );
-  }
-};
-
-export const formatDivergence = ({ seq, actor, timeUs, event, what, recorded, decided }: Divergence): string =>
-  [
-    `first divergence: record ${seq}, ${actor}, ${event}, at ${formatDateTime(timeUs)}: ${what}`,
-    `  recorded: ${JSON.stringify(recorded)}`,
-    `  decided:  ${JSON.stringify(decided)}`,
-  ].join('\n');
-
-export const differingMachines = (reader: JournalReader): string[] => {
-  const differing = new Set<string>();
-  const current = machineHashes();
-  for (const step of reader.steps({ actor: 'node', type: 'node.started' })) {
-    for (const [name, hash] of Object.entries((step.event['machines'] ?? {}) as Record<string, string>)) {
-      if (current[name] !== hash) differing.add(name);
-    }
-  }
-  return [...differing];
 };

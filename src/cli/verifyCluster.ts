@@ -7,8 +7,8 @@ import { verify } from '../worlds/replay.ts';
 import type { VerifyResult } from '../worlds/replay.ts';
 import { lineageOf, readCluster } from './clusterSource.ts';
 import type { ClusterOptions } from './clusterSource.ts';
+import { differingMachines, formatDivergence } from './divergence.ts';
 import { green, print, printJson, progress, red, warn } from './output.ts';
-import { differingMachines, formatDivergence } from './replay.ts';
 
 type Verified = {
   lineage: ClusterLineage;

@@ -5,7 +5,14 @@
  * Whatever is out of the ordinary ends a following, and another one begins at the place that was reached, after a look
  * at whether it is still the same stream: one that was deleted and made again begins at its first message.
  */
-import { AckPolicy, DeliverPolicy, DiscardPolicy, RetentionPolicy, StorageType } from '@nats-io/jetstream';
+import {
+  AckPolicy,
+  DeliverPolicy,
+  DiscardPolicy,
+  jetstreamManager,
+  RetentionPolicy,
+  StorageType,
+} from '@nats-io/jetstream';
 import type { ConsumerMessages, JsMsg } from '@nats-io/jetstream';
 import { nanos } from '@nats-io/transport-node';
 import type { StreamCommand } from '../../machines/commandDesk.ts';
@@ -15,6 +22,7 @@ import { encodeJson } from './bus.ts';
 import { readCommand } from './commandMessage.ts';
 import { natsError } from './connection.ts';
 import type { NatsSession, Service, ServiceHost } from './service.ts';
+import { DRAW_MS } from './streamReader.ts';
 import { ensureStream } from './streams.ts';
 import type { WantedStream } from './streams.ts';
 
@@ -137,13 +145,14 @@ class CommandService implements Service {
     position: CommandPosition,
     say: (event: CommandServiceEvent) => void,
   ): Promise<void> {
-    const { manager, jetstream } = session;
+    const { manager, jetstream, connection } = session;
     const { created, state } = await ensureStream(manager, this.#wanted());
     // A stream that ends before the place that was reached was put back from a copy.
     if (position.stream !== created || position.sequence > state.last_seq) Object.assign(position, { sequence: 0 });
     position.stream = created;
     say({ type: 'found', stream: created, from: position.sequence + 1 });
-    const consumer = await manager.consumers.add(this.#host.subjects.commandStream, {
+    const drawing = await jetstreamManager(connection, { checkAPI: false, timeout: DRAW_MS });
+    const consumer = await drawing.consumers.add(this.#host.subjects.commandStream, {
       ack_policy: AckPolicy.None,
       deliver_policy: DeliverPolicy.StartSequence,
       opt_start_seq: position.sequence + 1,

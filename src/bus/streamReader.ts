@@ -24,8 +24,8 @@ const MAX_UNREAD_MESSAGES = 100;
 /** The server forgets a consumer that nobody asks any more. */
 const CONSUMER_IDLE_MS = 60_000;
 const HEARTBEAT_MS = 1_000;
-/** Servers that live make a consumer within milliseconds, or within the time that an election takes. */
-const DRAW_MS = 1_500;
+/** A server that lives makes a consumer within milliseconds; one that died a moment ago may be asked for it, and never does. */
+export const DRAW_MS = 1_500;
 /** From one draw that is not answered to the next. */
 const DRAW_AGAIN_MS = 250;
 /** While nats-servers elect a leader, most of them at once after a loss, nobody answers. */

@@ -107,8 +107,7 @@ class CommandService implements Service {
       return { sequence: seq };
     } catch (error) {
       // The library takes it for a server without JetStream; but the stream was there just now.
-      if (error instanceof Error && error.name === 'JetStreamNotEnabled')
-        throw new UnderstudyError('NATS_TIMEOUT', 'the command stream has no leader at the moment');
+      if (error instanceof Error && error.name === 'JetStreamNotEnabled') throw noLeader();
       throw error;
     }
   }
@@ -214,6 +213,8 @@ class CommandService implements Service {
     const look = async () => {
       try {
         const info = await session.manager.streams.info(name);
+        // A server that is alone with its copy answers, too.
+        if (info.cluster && !info.cluster.leader) throw noLeader();
         if (info.created !== created) messages.stop();
       } catch (error) {
         found.error ??= error;
@@ -229,6 +230,8 @@ class CommandService implements Service {
     return found;
   }
 }
+
+const noLeader = () => new UnderstudyError('NATS_TIMEOUT', 'the command stream has no leader at the moment');
 
 const pause = (ms: number, over: AbortSignal): Promise<void> =>
   new Promise((done) => {

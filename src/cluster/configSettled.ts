@@ -35,17 +35,23 @@ const isUndecided = ({ machine, state, context }: ActorState): boolean => {
 export const settled = (system: ActorSystem, before: ReadonlyMap<string, string>): Promise<string | null> => {
   const { promise, resolve } = Promise.withResolvers<string | null>();
   const fresh = () => [...troublesOf(system)].flatMap(([id, text]) => (before.has(id) ? [] : [text]));
+  let due: NodeJS.Immediate | null = null;
   const finish = () => {
     clearTimeout(timer);
+    if (due) clearImmediate(due);
     stop();
     const troubles = fresh();
     resolve(troubles.length === 0 ? null : troubles.join(', '));
   };
   const look = () => {
+    due = null;
     if (fresh().length === 0 && ![...system.all()].some(isUndecided)) finish();
   };
   const timer = setTimeout(finish, SETTLE_MS);
-  const stop = system.onTransition(look);
+  // Once the event has been to all whom it concerns: a server that falls is down before its pool has heard of it.
+  const stop = system.onTransition(() => {
+    due ??= setImmediate(look);
+  });
   look();
   return promise;
 };

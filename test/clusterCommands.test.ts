@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { until } from '../deploy/lab/until.ts';
 import type { StateView } from '../src/api/state.ts';
 import { encodeJson } from '../src/bus/bus.ts';
 import type { ClusterAnswer } from '../src/cluster/clusterCommands.ts';
@@ -360,8 +361,13 @@ describe.skipIf(!has('nats-server'))('a cluster', () => {
       const { created } = await manager.streams.info('understudy-shop-command');
       await manager.streams.delete('understudy-shop-command');
       const { node } = stage.member('lb1');
-      await node.until('the new stream', ({ commands }) => commands!.state === 'following' && commands!.sequence === 2);
-      expect((await manager.streams.info('understudy-shop-command')).created).not.toBe(created);
+      const createdNow = () =>
+        manager.streams.info('understudy-shop-command').then(
+          (info) => info.created,
+          () => null,
+        );
+      await until('a new stream', async () => ![null, created].includes(await createdNow()), 30_000);
+      await node.until('it is followed', ({ commands }) => commands!.state === 'following' && commands!.sequence === 2);
       expect(adminIn(await node.state(), 'web1')).toBe('drain');
 
       const { file, api } = fresh;

@@ -6,17 +6,8 @@ import { describe, expect, test } from 'vitest';
 import { machines } from '../machines/index.ts';
 import { JournalReader } from '../src/journal/reader.ts';
 import type { RecordView } from '../src/journal/view.ts';
-import {
-  freePort,
-  get,
-  RunningNode,
-  startStage,
-  stateOf,
-  tempFolder,
-  within,
-  writeFile,
-  yamlOf,
-} from './nodeHelpers.ts';
+import { get, RunningNode, startStage, stateOf, tempFolder, within, writeFile, yamlOf } from './nodeHelpers.ts';
+import { freePort } from './ports.ts';
 
 /** Parses the text format of Prometheus; anything that isn't it throws. */
 const metricsOf = (text: string): Map<string, number> => {

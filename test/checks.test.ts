@@ -14,8 +14,9 @@ import { startProbe } from '../src/checks/probe.ts';
 import type { ProbeResult } from '../src/checks/outcome.ts';
 import { loadConfig } from '../src/config/load.ts';
 import type { CheckConfig } from '../src/config/schema.ts';
-import { freePort, listening, startWeb, tempFolder, within, writeFile } from './nodeHelpers.ts';
+import { listening, startWeb, tempFolder, within, writeFile } from './nodeHelpers.ts';
 import { has } from './packages.ts';
+import { freePort } from './ports.ts';
 
 /** A check as a configuration would have it, defaults included. */
 const checkOf = (settings: Record<string, unknown>): CheckConfig => {

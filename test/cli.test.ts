@@ -5,7 +5,8 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { machines } from '../machines/index.ts';
-import { freePort, listening, startStage, stateOf, tempFolder, understudy, writeFile, yamlOf } from './nodeHelpers.ts';
+import { listening, startStage, stateOf, tempFolder, understudy, writeFile, yamlOf } from './nodeHelpers.ts';
+import { freePort } from './ports.ts';
 
 const validFile = async (folder: string, servers = ['web1 127.0.0.1:1']) =>
   writeFile(folder, 'node.yaml', yamlOf({ api: await freePort(), port: await freePort(), servers }));

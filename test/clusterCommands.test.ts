@@ -13,7 +13,7 @@ import { natsClient, NatsServer } from './natsHelpers.ts';
 import { get, RunningNode, startTraffic, startWeb, stateOf, tempFolder, understudy, writeFile } from './nodeHelpers.ts';
 import type { Ran, Web } from './nodeHelpers.ts';
 import { has } from './packages.ts';
-import { freePorts } from './soak/node.ts';
+import { freePorts } from './ports.ts';
 
 /** A dozen things are waited for, one after the other. */
 const TEST_MS = 12 * Number(process.env['PATIENCE_MS'] ?? 15_000);

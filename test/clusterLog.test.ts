@@ -12,7 +12,6 @@ import { subjectsOf } from '../src/bus/subjects.ts';
 import { natsConfig, readLog, ShippingService, WrittenJournal } from './logHelpers.ts';
 import { natsClient, NatsServer } from './natsHelpers.ts';
 import {
-  freePort,
   killAtEnd,
   program,
   RunningNode,
@@ -24,6 +23,7 @@ import {
   writeFile,
 } from './nodeHelpers.ts';
 import type { Web } from './nodeHelpers.ts';
+import { freePort } from './ports.ts';
 
 const { logStream } = subjectsOf('shop');
 

@@ -13,7 +13,8 @@ import type { StateView } from '../src/api/state.ts';
 import { NatsServer } from './natsHelpers.ts';
 import { program, tempFolder } from './nodeHelpers.ts';
 import { has } from './packages.ts';
-import { freePorts, SoakNode } from './soak/node.ts';
+import { freePorts } from './ports.ts';
+import { SoakNode } from './soak/node.ts';
 
 const make = resolve(import.meta.dirname, '../deploy/nats/make.sh');
 const SERVERS = ['nats1', 'nats2', 'nats3'];

@@ -3,9 +3,10 @@ import { stringify } from 'yaml';
 import { onTestFinished } from 'vitest';
 import type { ClusterNodeView, ClusterView } from '../src/api/cluster.ts';
 import type { StateView } from '../src/api/state.ts';
-import { freePort, RunningNode, tempFolder, writeFile } from './nodeHelpers.ts';
+import { RunningNode, tempFolder, writeFile } from './nodeHelpers.ts';
 import { NatsServer } from './natsHelpers.ts';
 import type { NatsOptions } from './natsHelpers.ts';
+import { freePort } from './ports.ts';
 
 export const startNats = async (options?: NatsOptions): Promise<NatsServer> => {
   const server = await NatsServer.start(options);

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { connect } from '@nats-io/transport-node';
 import type { NatsConnection } from '@nats-io/transport-node';
-import { freePorts } from './soak/node.ts';
+import { freePorts } from './ports.ts';
 
 const HOST = '127.0.0.1';
 const READY_MS = 15_000;

@@ -10,7 +10,6 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { loadConfig } from '../src/config/load.ts';
 import { UnderstudyNode } from '../src/node.ts';
 import {
-  freePort,
   get,
   RunningNode,
   startStage,
@@ -23,6 +22,7 @@ import {
   writeFile,
   yamlOf,
 } from './nodeHelpers.ts';
+import { freePort } from './ports.ts';
 
 describe('a restart', () => {
   test('keeps drain, maintenance and weight, and each server’s health as a hint', async () => {

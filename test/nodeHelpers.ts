@@ -5,7 +5,6 @@ import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { Agent, createServer, request } from 'node:http';
 import type { IncomingMessage, RequestListener, Server } from 'node:http';
-import { createServer as createNetServer } from 'node:net';
 import type { AddressInfo, Server as NetServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -13,6 +12,7 @@ import { createInterface } from 'node:readline';
 import { onTestFinished } from 'vitest';
 import type { StateView } from '../src/api/state.ts';
 import type { RecordView } from '../src/journal/view.ts';
+import { freePort } from './ports.ts';
 
 export const program = resolve(import.meta.dirname, '../bin/understudy');
 
@@ -78,17 +78,6 @@ export const startWeb = async (name: string, handler?: RequestListener): Promise
   web.port = await listening(web.server);
   web.address = `127.0.0.1:${web.port}`;
   return web;
-};
-
-/** A port that was free a moment ago. */
-export const freePort = async (): Promise<number> => {
-  const server = createNetServer();
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 };
 
 const quietEnvironment = (extra: Record<string, string> = {}): NodeJS.ProcessEnv => {

@@ -6,9 +6,10 @@ import { connect } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import type { StateView } from '../src/api/state.ts';
-import { CHECK, freePort, get, startStage, startTraffic, startWeb, stateOf, within, yamlOf } from './nodeHelpers.ts';
+import { CHECK, get, startStage, startTraffic, startWeb, stateOf, within, yamlOf } from './nodeHelpers.ts';
 import type { Plan, Stage } from './nodeHelpers.ts';
 import { has } from './packages.ts';
+import { freePort } from './ports.ts';
 
 type Reloaded = Record<'added' | 'removed' | 'changed' | 'replaced' | 'needRestart', string[]>;
 

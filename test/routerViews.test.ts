@@ -9,7 +9,8 @@ import { drawSystem } from '../src/graph/render.ts';
 import { systemGraph } from '../src/graph/systemGraph.ts';
 import { gatewayConfig } from './journalHelpers.ts';
 import type { StateView } from '../src/api/state.ts';
-import { freePort, RunningNode, startWeb, tempFolder, understudy, writeFile, yamlOf } from './nodeHelpers.ts';
+import { RunningNode, startWeb, tempFolder, understudy, writeFile, yamlOf } from './nodeHelpers.ts';
+import { freePort } from './ports.ts';
 
 /** Addresses of 127.0.0.0/8 that no other test uses. */
 const OWN = '127.0.77.1';

@@ -13,7 +13,7 @@ import { decodedSteps, JournalReader } from '../src/journal/reader.ts';
 import { NatsServer } from './natsHelpers.ts';
 import { listening, RunningNode, startWeb, tempFolder, understudy, within, writeFile } from './nodeHelpers.ts';
 import type { Ran } from './nodeHelpers.ts';
-import { freePorts } from './soak/node.ts';
+import { freePorts } from './ports.ts';
 
 const NAMES = ['lb1', 'lb2', 'lb3'];
 

@@ -1,8 +1,9 @@
 /** The proxy itself may be kept from running: by a busy machine, by the host of a virtual one, by a debugger. */
 import { setTimeout as wait } from 'node:timers/promises';
 import { expect, onTestFinished, test } from 'vitest';
+import { freePorts } from './ports.ts';
 import { bodyOf, eventually, get, RawClient, scriptedServer, statusOf } from './proxyHelpers.ts';
-import { freePorts, SoakNode } from './soak/node.ts';
+import { SoakNode } from './soak/node.ts';
 
 const TIMEOUT_MS = 800;
 const answer = (text: string) => `HTTP/1.1 200 OK\r\nContent-Length: ${text.length}\r\n\r\n${text}`;

@@ -6,7 +6,6 @@ import { connect } from 'node:net';
 import { once } from 'node:events';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import {
-  freePort,
   listening,
   RunningNode,
   startStage,
@@ -18,6 +17,7 @@ import {
   yamlOf,
 } from './nodeHelpers.ts';
 import type { Stage } from './nodeHelpers.ts';
+import { freePort } from './ports.ts';
 import { eventually, HOST, httpServer, startProxy } from './proxyHelpers.ts';
 
 type Got = { status: number; body: string; cookie: string | null };

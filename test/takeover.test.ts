@@ -8,7 +8,6 @@ import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import {
-  freePort,
   get,
   isAlive,
   RunningNode,
@@ -22,6 +21,7 @@ import {
   yamlOf,
 } from './nodeHelpers.ts';
 import type { Plan, Stage } from './nodeHelpers.ts';
+import { freePort } from './ports.ts';
 
 /** One answer read to its end, or why there is none. */
 const ask = (socket: Socket, close: boolean): Promise<{ keep: boolean } | { failure: string }> =>

@@ -8,10 +8,11 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseSize } from '../../src/config/units.ts';
+import { freePorts } from '../ports.ts';
 import { makeCertificate } from './certificate.ts';
 import { HttpConnection } from './httpConnection.ts';
 import type { Outcome, RequestSpec } from './httpConnection.ts';
-import { freePorts, SoakNode } from './node.ts';
+import { SoakNode } from './node.ts';
 import { piecesOf } from './pattern.ts';
 import { SoakServer } from './servers.ts';
 

@@ -3,12 +3,11 @@ import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { stringify } from 'yaml';
+import { freePort } from '../ports.ts';
 import { Inspector } from './inspector.ts';
 
 const program = resolve(import.meta.dirname, '../../bin/understudy');
@@ -40,10 +39,10 @@ export class SoakNode {
   }
 
   static async start({ config, maxDescriptors, inspected = false }: NodeOptions): Promise<SoakNode> {
-    const [apiPort] = await freePorts(1);
+    const apiPort = await freePort();
     const folder = mkdtempSync(join(tmpdir(), 'understudy-soak-'));
     const write = (text: unknown) => writeFileSync(join(folder, 'node.yaml'), stringify(text));
-    write(withOwnKeys(config, apiPort!));
+    write(withOwnKeys(config, apiPort));
     const run = [program, 'run', join(folder, 'node.yaml')];
     const [command, ...args] = maxDescriptors === undefined ? run : ['prlimit', `--nofile=${maxDescriptors}`, ...run];
     const child = spawn(command!, args, {
@@ -54,7 +53,7 @@ export class SoakNode {
     const kill = () => child.kill('SIGKILL');
     process.once('exit', kill);
     child.once('exit', () => process.off('exit', kill));
-    const node = new SoakNode(child, folder, `http://127.0.0.1:${apiPort!}`);
+    const node = new SoakNode(child, folder, `http://127.0.0.1:${apiPort}`);
     const debuggerAt = Promise.withResolvers<string>();
     child.stderr.on('data', (chunk: Buffer) => {
       node.stderr += chunk.toString();
@@ -138,15 +137,6 @@ export class SoakNode {
     rmSync(this.folder, { recursive: true, force: true });
   }
 }
-
-/** Ports that were free a moment ago. */
-export const freePorts = async (count: number): Promise<number[]> => {
-  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
-  await Promise.all(servers.map((server) => once(server, 'listening')));
-  const ports = servers.map((server) => (server.address() as AddressInfo).port);
-  await Promise.all(servers.map((server) => once(server.close(), 'close')));
-  return ports;
-};
 
 const withOwnKeys = (config: Record<string, unknown>, apiPort: number): Record<string, unknown> => ({
   node: 'soak',

@@ -4,7 +4,7 @@ import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
-import { freePorts } from './node.ts';
+import { freePorts } from '../ports.ts';
 
 export class SoakServer {
   readonly name: string;

@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 
-/** Whole clusters and networks, service managers, containers, floods: the better part of an hour, in `npm run test:slow`. */
+/** Whole clusters and networks, service managers, containers, floods: ten minutes and more, in `npm run test:slow`. */
 const slow = [
   'test/{clusterCommands,commandService,hostileFloods,logShipping,members,sharedConfig,sharedHealthNodes,vrrpNats}.test.ts',
   'test/deploy*.test.ts',

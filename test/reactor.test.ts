@@ -3,11 +3,12 @@ import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as wait } from 'node:timers/promises';
 import { MessageChannel, Worker } from 'node:worker_threads';
 import { gzip, gunzip } from 'node:zlib';
 import { promisify } from 'node:util';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
+import { seededRandom } from '../actors/random.ts';
 import { libc } from '../src/net/libc.ts';
 import { allocateDescriptors, closeDescriptorsOf } from '../src/net/ownedDescriptors.ts';
 import { EPOLLIN, EPOLLOUT } from '../src/net/reactor.ts';
@@ -242,6 +243,24 @@ describe('timers', () => {
     await waiting.until('it rings', () => rangAtMs > 0);
     return rangAtMs - setAtMs;
   };
+
+  test('never go back, however long the thread was kept from running without a moment of its own', async () => {
+    const now = performance.now.bind(performance);
+    const random = seededRandom(1);
+    let aheadMs = 0;
+    vi.spyOn(performance, 'now').mockImplementation(() => now() + aheadMs);
+    vi.spyOn(process, 'threadCpuUsage').mockReturnValue({ user: 0, system: 0 });
+    onTestFinished(() => void vi.restoreAllMocks());
+    const reactor = reactorForTest();
+    const heldUp: number[] = [];
+    for (let halt = 0; halt < 200; halt++) {
+      aheadMs += 1_000 * random();
+      reactor.wakeNode();
+      await nextTurn();
+      heldUp.push(reactor.timers.nowMs);
+    }
+    expect(heldUp).toEqual(heldUp.toSorted((a, b) => a - b));
+  });
 
   test('leave out the time in which the thread was kept from running', async () => {
     const halt = () => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 900);

@@ -181,7 +181,8 @@ export class Reactor {
     const isLate = lateMs > HELD_UP_MS;
     // Work of its own is no excuse: in a thread with too much of it nothing would time out any more.
     if (isLate) this.#heldUpMs += Math.max(0, lateMs - this.#lookAtUsage());
-    this.timers.setNow(this.nowMs - this.#heldUpMs);
+    // Where all of the time is left out, the difference of two sums may be a rounding error below what it was.
+    this.timers.setNow(Math.max(this.timers.nowMs, this.nowMs - this.#heldUpMs));
     return isLate;
   }
 

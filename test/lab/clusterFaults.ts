@@ -240,7 +240,7 @@ export const sufferFaults = async (
   await stage.load.end();
   const { cluster } = stage;
   await stopNodes(cluster);
-  const log = await ShippedLog.open(cluster, CLUSTER);
+  await using log = await ShippedLog.open(cluster, CLUSTER);
   const { records, drifts } = await assertShipped(cluster.nats, journalsOf(cluster), log);
   for (const { server, what } of drifts) say(`nats-server let copies drift apart: the copy at ${server}, ${what}`);
   const where = log.keepsCopiesAlike
@@ -256,7 +256,6 @@ export const sufferFaults = async (
   await stopNodes(cluster);
   const { records: recordsRebuilt } = await assertShipped(cluster.nats, journalsOf(cluster), log);
   say(`${recordsRebuilt} records are in the cluster log that was made again from the journals`);
-  await log.close();
   return {
     seed,
     faults: results,

@@ -97,7 +97,7 @@ export class ShippedLog {
     await assert.rejects(this.#manager.streams.info(this.#subjects.logStream), isStreamMissing);
   }
 
-  async close(): Promise<void> {
+  async [Symbol.asyncDispose](): Promise<void> {
     await this.#connection.close();
     this.#door.close();
   }

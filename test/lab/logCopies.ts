@@ -92,7 +92,7 @@ export const shipThroughFaults = async (
     say(`${fault}/${count} ${faults.map(({ kind, name }) => `${name} ${kind}`).join(', ')}`);
   }
   for (const exit of await Promise.all(couriers.map((courier) => courier.end()))) assert.equal(exit.code, 0);
-  const log = await ShippedLog.open(cluster, CLUSTER);
+  await using log = await ShippedLog.open(cluster, CLUSTER);
   const { records, drifts } = await assertShipped(nats, journals, log);
   for (const { server, what } of drifts) say(`nats-server let copies drift apart: the copy at ${server}, ${what}`);
   const [differing, ...others] = new Set(drifts.map(({ server }) => server));
@@ -102,7 +102,6 @@ export const shipThroughFaults = async (
     await until(`the copy at ${differing} is like the others`, isAlike, READY_MS);
     say(`the copy at ${differing} was removed and made again: it is like the others`);
   }
-  await log.close();
   say(`${records} records are in the cluster log`);
   await assertReadWhole(cluster, records);
   return { seed, faults: count, records, drifts };

@@ -116,7 +116,7 @@ export const goWithoutNats = async (
   const backAt = performance.now();
   const meant = lastSeqs(stage);
   const awaySeconds = Math.round((backAt - awayAt) / 1_000);
-  const log = await ShippedLog.open(cluster, CLUSTER);
+  await using log = await ShippedLog.open(cluster, CLUSTER);
   await until(
     'the cluster log is complete',
     async () => {
@@ -133,7 +133,6 @@ export const goWithoutNats = async (
   await load.end();
   await stopNodes(cluster);
   const { records } = await assertShipped(cluster.nats, journalsOf(cluster), log);
-  await log.close();
   const recordsMeanwhile = [...meant].reduce((sum, [name, seq]) => sum + seq - before.get(name)!, 0);
   return { awaySeconds, gapsMs, serversLost, failedByServers, recordsMeanwhile, completeAfterSeconds, records };
 };

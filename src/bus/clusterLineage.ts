@@ -7,12 +7,12 @@ import { messageOf } from '../errors.ts';
 import { JournalCopy } from '../journal/copy.ts';
 import { checksumOf, decodeBody, GAP } from '../journal/record.ts';
 import type { SingleBody } from '../journal/record.ts';
+import { Ranges } from '../ranges.ts';
+import type { Range } from '../ranges.ts';
 import { unpackCheckedRows, unpackParts } from './logFormat.ts';
 import type { CheckedRow, LogHead } from './logFormat.ts';
 import { emptyStanding, problemsOf, together } from './logStanding.ts';
 import type { LogProblem, Standing } from './logStanding.ts';
-import { Ranges } from '../ranges.ts';
-import type { Range } from '../ranges.ts';
 import { tokenOf } from './subjects.ts';
 
 export type LogMessage = { streamSeq: number; streamUs: number; sentUs: number | null; data: Uint8Array };
